@@ -94,11 +94,6 @@ class Results:
         """What each role was measured in, as in `leanear.runtimes.sessions.PRECISIONS`."""
         return {role: self.content.options.precisions[role] for role in self.roles}
 
-    @property
-    def windows(self) -> dict[Role, str]:
-        """The windows that each role's encoder was given, in words; none of classifiers, or where the file is older."""
-        return self.content.options.windows
-
     def samples_ms(self, role: str) -> list[list[float]]:
         """Steady-state samples of each process that measured `role`, in the order of the repeats."""
         return [repeat.samples_ms or [] for repeat in self.repeats(role)]
@@ -128,8 +123,7 @@ class Results:
     @property
     def is_wrong(self) -> bool:
         """Whether an engine was found to answer otherwise than its checkpoint, so that nothing was measured."""
-        check = self.content.check
-        return check is not None and any(role.verdict == "failed" for role in check.roles.values())
+        return any(role.verdict == "failed" for role in self.content.check.roles.values())
 
 
 def parts(content: ResultsDocument) -> list[tuple[str, Part]]:

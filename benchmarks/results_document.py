@@ -36,12 +36,11 @@ class Tool:
 
 @dataclass(frozen=True)
 class Options:
-    """How it was measured. windows: of a Whisper's encoder, in words; none of classifiers, or in older files."""
+    """How it was measured. windows: of a Whisper's encoder, in words; none of classifiers."""
 
     threads: int
     precisions: Dict[Role, str]
     windows: Dict[Role, str]
-    MAY_LACK: ClassVar[Dict[str, Any]] = {"windows": {}}
 
 
 @dataclass(frozen=True)
@@ -256,16 +255,15 @@ class Tags(Part):
 
 @dataclass(frozen=True)
 class RoleTranscripts:
-    """What was written down of every clip, and what it took. second_tries: None where the file is older."""
+    """What was written down of every clip, and what it took."""
 
     texts: List[str]
     languages: List[Optional[str]]
     tokens: List[int]
     compression_ratios: List[float]
     seconds: List[float]
-    windows: Optional[List[int]]
-    second_tries: Optional[List[int]]
-    OMIT_NONE: ClassVar[List[str]] = ["windows", "second_tries"]
+    windows: List[int]
+    second_tries: List[int]
 
 
 @dataclass(frozen=True)
@@ -351,9 +349,9 @@ class Sustained(Part):
 
 @dataclass(frozen=True)
 class ResultsDocument:
-    """The whole file. inputs_sha256: of all that was measured and how; clips: None where none were given; check: None
-    in older files; recordings: the clips of speech joined, None where they fit in a window, and in older files; device:
-    what its doctor found; not_measured: reasons, by what is missing."""
+    """The whole file. inputs_sha256: of all that was measured and how; clips: None where none were given; recordings:
+    the clips of speech joined, None where they fit in a window; device: what its doctor found; not_measured: reasons,
+    by what is missing."""
 
     schema: str
     tool: Tool
@@ -370,15 +368,13 @@ class ResultsDocument:
     device: Dict[str, Any]
     device_before: State
     device_after: State
-    check: Optional[Check]
+    check: Check
     latency: Latency
     memory: Memory
     accuracy: Any
     recordings: Optional[Transcripts]
     sustained: Sustained
     not_measured: Dict[str, str]
-    OMIT_NONE: ClassVar[List[str]] = ["check"]
-    MAY_LACK: ClassVar[Dict[str, Any]] = {"recordings": None}
 
 
 @dataclass(frozen=True)

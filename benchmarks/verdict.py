@@ -66,9 +66,10 @@ def quality_verdict(loss: Interval, clips: int, limit_points: float | None) -> V
     gate = "" if limit_points is None else f"the gate of {points_of(limit_points)}"
     allowed = (DECIDABLE_POINTS if limit_points is None else limit_points) / 100 + ROUNDING
     if loss.high < 0 or (loss.high <= allowed and (gate or loss.low <= 0)):
-        said = f"no measurable loss (at most {points_of(float(points(max(loss.high, 0.0))))})"
-        if loss.low > 0 or loss.high < 0:
-            said = loss_text(loss)
+        said = loss_text(loss)
+        if loss.low <= 0 <= loss.high:
+            none = f"no loss measured (95%: {span_text(loss)} points)"
+            said = none if points(loss.estimate) == "0" else f"{said}, which may be chance"
         return Verdict(f"{said}, within {gate}" if gate else said, "good")
     if loss.low > (allowed if gate else 0):
         return Verdict(f"{loss_text(loss)}, beyond {gate}" if gate else loss_text(loss), "bad")

@@ -12,6 +12,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,11 +29,11 @@ Tensors = Mapping[str, torch.Tensor]
 Progress = Callable[[int, int], None]
 
 
-def keep_tensors(path: Path, tensors: Mapping[str, torch.Tensor], made_from: Mapping[str, str]) -> None:
-    """Write the file, whole or not at all."""
+def keep_tensors(path: Path, tensors: Tensors, made_from: Mapping[str, str], told: Any = None) -> None:
+    """Write the file, whole or not at all; told: what is to be known of the tensors, as JSON has it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    described = json.dumps({"made_from": dict(made_from), "sha256": _sha256(whole)}, sort_keys=True)
+    whole = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
+    described = json.dumps({"made_from": dict(made_from), "sha256": _sha256(whole), "told": told}, sort_keys=True)
     with replaced_file(path) as part:
         try:
             save_file(whole, part, metadata={METADATA_KEY: described})
@@ -42,7 +43,12 @@ def keep_tensors(path: Path, tensors: Mapping[str, torch.Tensor], made_from: Map
 
 
 def kept_tensors(path: Path, made_from: Mapping[str, str]) -> dict[str, torch.Tensor] | None:
-    """What `keep_tensors` wrote, or None: no such file, damaged in any byte, or made from other inputs."""
+    """The tensors that `keep_tensors` wrote, or None: no such file, damaged in any byte, or made from other inputs."""
+    return (kept_and_told(path, made_from) or (None,))[0]
+
+
+def kept_and_told(path: Path, made_from: Mapping[str, str]) -> tuple[dict[str, torch.Tensor], Any] | None:
+    """The same, and what was told of them."""
     try:
         with safe_open(path, framework="pt") as stream:
             described = json.loads((stream.metadata() or {}).get(METADATA_KEY, "{}"))
@@ -55,7 +61,7 @@ def kept_tensors(path: Path, made_from: Mapping[str, str]) -> dict[str, torch.Te
     if _sha256(tensors) != described.get("sha256"):
         return None
     remember_kept(path)
-    return tensors
+    return tensors, described.get("told")
 
 
 def _sha256(tensors: Mapping[str, torch.Tensor]) -> str:

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
 
 import numpy as np
 
@@ -66,13 +65,6 @@ class Parity:
     changed_words: int | None = None
     left_in_float32: tuple[str, ...] = ()
     architecture: str = field(default_factory=platform.machine)
-    MAY_LACK: ClassVar[dict[str, Any]] = {
-        "divergence": None,
-        "words": None,
-        "changed_words": None,
-        "left_in_float32": (),
-        "architecture": "",
-    }
 
     @property
     def _left(self) -> str:

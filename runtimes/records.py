@@ -39,6 +39,11 @@ def read(record: Type[Record], source: Union[str, Path, Dict[str, Any]], name: o
     return cast(Record, _read_record(record, document, str(source if name is None else name), ""))
 
 
+def read_fields(record: Any, values: Dict[str, Any], name: object) -> Dict[str, Any]:
+    """Some fields of a document, by name, read as `read` reads them all."""
+    return {key: _read_value(_hints(record)[key], value, str(name), key) for key, value in values.items()}
+
+
 def check(record: Any, name: str) -> None:
     """Raises BadInput, as `read`, where a record that was made otherwise is not what its hints say."""
     kind: Any = type(record)

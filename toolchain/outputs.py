@@ -3,13 +3,15 @@
 A stage leaves a record of what it was made from, and runs again only when that changes.
 """
 
+import contextlib
+import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.files import LOCK_FILE, file_place, read_json, sha256_file, write_json
+from leanear.runtimes.files import LOCK_FILE, file_place, only_here, read_json, sha256_file, write_json
 from leanear.runtimes.process.interrupts import remember_kept
 
 SCORES = ".scores"  # of `leanear explore`, in its folder
@@ -20,11 +22,13 @@ def check_replaceable(out: Path, marker: str) -> None:
     """Nothing, when `out` can be made, is empty, or is a folder of leanear's own, which has the file `marker` in it.
 
     Raises:
-        BadInput: it is anything else, which is left as it is, or nothing can be written there.
+        BadInput: it is anything else, which is left as it is, or nothing can be written there, or moved there.
     """
     if out.is_dir():
         if any(out.iterdir()) and not (out / marker).is_file():
             raise BadInput(f"{out}: --out is a folder with something else in it (no {marker}); it is left alone")
+        if marker in ("manifest.json", "plan.json") and (out.resolve() == Path.cwd() or out.is_mount()):
+            raise BadInput(f"{out}: --out is the folder that you are in, or a disk's own; name one inside it")
     elif out.exists() or out.is_symlink():
         raise BadInput(f"{out}: --out is a file, not a folder; it is left alone")
     _check_writable(out, out)
@@ -61,6 +65,21 @@ def check_deployment_folder(folder: Path, sources: Sequence[Path]) -> None:
     for source in sources:
         if folder.resolve() in (source.resolve(), *source.resolve().parents):
             raise BadInput(f"{source}: it lies inside --out ({folder}), which would replace it; choose another --out")
+
+
+@contextlib.contextmanager
+def held(state: Path, half_written: Sequence[str] = ("*", "*/*", "*/*/*")) -> Iterator[None]:
+    """Hold the folder of what is under way, for two would mix theirs; where nothing is left in it, it goes again.
+
+    half_written: as of `only_here`. Raises BadInput where another process holds it.
+    """
+    state.mkdir(parents=True, exist_ok=True)
+    with only_here(state, half_written):
+        try:
+            yield
+        finally:
+            if state.is_dir() and [each.name for each in state.iterdir()] == [LOCK_FILE]:
+                shutil.rmtree(state, ignore_errors=True)  # nothing to go on from
 
 
 def stage_is_done(folder: Path, name: str, made_from: dict[str, Any]) -> bool:

@@ -111,7 +111,7 @@ def _own_circumstances(side: Side) -> dict[str, Any]:
         found["word error metric"] = counted and counted.metric
         found["decoding of the model"] = as_json(artifact.decoding)
         found["decoding of the clips"] = document.accuracy.decoding
-        found["encoder's window"] = side.results.windows.get(side.role)
+        found["encoder's window"] = document.options.windows.get(side.role)
         tries = document.accuracy.roles[side.role].second_tries if side.role in document.accuracy.roles else None
         found["clips heard again in the full window"] = tries and sum(tries)
     return found

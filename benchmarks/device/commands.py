@@ -16,6 +16,7 @@ from leanear.benchmarks.compare.compare import Bounds, compare, document_of
 from leanear.benchmarks.compare.compare_page import comparison_page
 from leanear.benchmarks.device import flags
 from leanear.benchmarks.device.doctor import lines, report
+from leanear.benchmarks.device.runner import end_line, exit_status
 from leanear.benchmarks.device.transcribe import transcribe_recordings
 from leanear.benchmarks.device.transcript_files import forms_of
 from leanear.benchmarks.formatting import rate_between
@@ -34,9 +35,9 @@ from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.audio.piped_audio import STANDARD_INPUT, raw_audio
 from leanear.runtimes.choose import PRECISIONS, choose_runtime, offered_runtimes
 from leanear.runtimes.clips import Clips, read_clips
-from leanear.runtimes.errors import BadInput, LeanearError, ParityFailed
-from leanear.runtimes.process.interrupts import INTERRUPTED, forget_kept, what_is_kept
-from leanear.runtimes.process.notes import leave_closed_pipe, plural
+from leanear.runtimes.errors import BadInput, ParityFailed
+from leanear.runtimes.process.interrupts import forget_kept
+from leanear.runtimes.process.notes import plural
 from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.speech.decode_options import DecodeOptions, hotwords_of
 from leanear.runtimes.speech.subtitles import chosen_lines
@@ -56,24 +57,7 @@ def main(arguments: list[str] | None = None, program: str = PROGRAM, bundled: Se
     options = _parser(program, bundled).parse_args(given)
     options.program = program
     forget_kept()
-    try:
-        options.command(options)
-        sys.stdout.flush()
-    except LeanearError as error:
-        _end_line()
-        print(f"leanear: {error}", file=sys.stderr)
-        return error.exit_status
-    except BrokenPipeError:
-        return leave_closed_pipe()
-    except OSError as error:
-        _end_line()
-        print(f"leanear: {error.filename or 'file'}: {error.strerror or error}", file=sys.stderr)
-        return BadInput.exit_status
-    except KeyboardInterrupt:
-        _end_line()
-        print(f"leanear: interrupted{what_is_kept()}", file=sys.stderr)
-        return INTERRUPTED
-    return 0
+    return exit_status(lambda: options.command(options) or 0)
 
 
 def _parser(program: str, bundled: Sequence[str]) -> argparse.ArgumentParser:
@@ -204,7 +188,7 @@ def _bench(options: argparse.Namespace) -> None:
             _bench_in(precision, options)
             return
         except ParityFailed as error:
-            _end_line()
+            end_line()
             print(f"leanear: {precision}: {error}; the next precision is tried", file=sys.stderr)
     _bench_in(last, options)
 
@@ -229,7 +213,7 @@ def _bench_in(precision: str, options: argparse.Namespace) -> None:
         fresh=options.fresh,
         asked=flags.asked(options),
     )
-    _end_line()
+    end_line()
     print(headline_text(results))
     if results.is_speech and results.content.accuracy.status == "ok":
         print("The transcripts are in the results; `leanear report` counts their word errors on a workstation.")
@@ -246,7 +230,7 @@ def _eval(options: argparse.Namespace) -> None:
         raise BadInput(f"{given}: for Whisper; {options.artifact} is a classifier")
     evaluated = options.artifact, options.clips, options.runtime, session
     clips, logits = evaluate_logits(*evaluated, progress=_teller("evaluating"))
-    _end_line()
+    end_line()
     answer, text = (_accuracy if clips.tags is None else _ranking)(clips, logits)
     if options.json:
         text = json.dumps({**answer, "runtime": options.runtime, "precision": options.precision}, indent=1)
@@ -290,7 +274,7 @@ def _eval_speech(options: argparse.Namespace, session: SessionOptions) -> None:
         options.artifact, options.clips, options.runtime, session, progress=progress, asked=asked
     )
     clips = read_clips(options.clips)
-    _end_line()
+    end_line()
     if not options.json:
         for name, transcript in zip(clips.names, transcripts):
             print(f"{name}  {transcript.text}")
@@ -369,8 +353,3 @@ def _teller(title: str) -> Progress:
             last_said = now
 
     return tell
-
-
-def _end_line() -> None:
-    if sys.stderr.isatty():
-        print("\r\033[K", end="", file=sys.stderr, flush=True)

@@ -7,7 +7,7 @@ import importlib.metadata
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Callable
 
 from leanear.benchmarks.device.bundled import BUNDLE_FILE, Bundle, read_bundle, read_bundle_document, unpack_bundle
 from leanear.benchmarks.device.doctor import lacks, lines, report
@@ -37,24 +37,40 @@ def main(arguments: list[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else arguments
     end_by_sigterm()
     forget_kept()
-    try:
+
+    def work() -> int:
         if given and given[0] in PASSED_ON and not {"-h", "--help"} & set(given):
             return _pass_on(given[0], given[1:])
         options = _parser().parse_args(given)
         options.command(options)
+        return TERMINATED if was_terminated() else 0
+
+    return exit_status(work)
+
+
+def exit_status(work: Callable[[], int]) -> int:
+    """That of a command: what it gives, or, after its one line on standard error, that of its error."""
+    try:
+        status = work()
         sys.stdout.flush()
-    except LeanearError as error:
-        print(f"leanear: {error}", file=sys.stderr)
-        return error.exit_status
+        return status
     except BrokenPipeError:
         return leave_closed_pipe()
+    except LeanearError as error:
+        status, said = error.exit_status, str(error)
     except OSError as error:
-        print(f"leanear: {error.filename or 'file'}: {error.strerror or error}", file=sys.stderr)
-        return BadInput.exit_status
+        status, said = BadInput.exit_status, f"{error.filename or 'file'}: {error.strerror or error}"
     except KeyboardInterrupt:
-        print(f"leanear: interrupted{what_is_kept()}", file=sys.stderr)
-        return INTERRUPTED
-    return TERMINATED if was_terminated() else 0
+        status, said = INTERRUPTED, f"interrupted{what_is_kept()}"
+    end_line()
+    print(f"leanear: {said}", file=sys.stderr)
+    return status
+
+
+def end_line() -> None:
+    """Clear a line that tells how far the work is."""
+    if sys.stderr.isatty():
+        print("\r\033[K", end="", file=sys.stderr, flush=True)
 
 
 def bundle_folder() -> Path:

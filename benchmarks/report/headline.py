@@ -30,7 +30,7 @@ from leanear.benchmarks.results import Results
 from leanear.benchmarks.speech_analysis import SpeechAnalysis, cache_bytes
 from leanear.benchmarks.summary import Interval
 from leanear.benchmarks.tagging import MEAN_AP
-from leanear.benchmarks.verdict import DECIDABLE_POINTS, Verdict, loss_text, points, points_moved, quality_verdict
+from leanear.benchmarks.verdict import DECIDABLE_POINTS, Verdict, loss_text, points_moved, quality_verdict
 from leanear.runtimes.process.notes import plural
 
 ROLES = ("dense", "slim")
@@ -194,8 +194,7 @@ def _another_processor(analysis: Analysis) -> list[str]:
     others = {str(proof["architecture"]) for proof in proofs if proof.get("architecture") not in (None, "", here)}
     if not others:
         return []
-    checked = check is not None and check.status == "ok"
-    seen = "the check of the engines was passed on it" if checked else "no check of the engines was passed on it"
+    seen = f"{'the' if check.status == 'ok' else 'no'} check of the engines was passed on it"
     return [f"Measured on {here}, while the graphs were proved on {' and '.join(sorted(others))}; {seen}."]
 
 
@@ -292,12 +291,7 @@ def _quality_card(analysis: Analysis, limit_points: float | None) -> Card:
     lost = _lost_on_recordings(analysis)
     if lost is not None:
         return Card(points_moved(lost.estimate), f"{analysis.metric} on {RECORDINGS}", f"on clips {detail}", said.tone)
-    figure = points_moved(analysis.loss.estimate)
-    if "not decided" in said.text:
-        figure = "not decided"
-    elif "no measurable" in said.text:  # what may be lost, beside what was measured: a loss of 0.24 points is not none
-        at_most = f"{said.text.partition('(')[2].partition(')')[0]} lost"
-        figure = "no loss" if points(analysis.loss.estimate) == "0" else at_most
+    figure = "not decided" if "not decided" in said.text else points_moved(analysis.loss.estimate)
     return Card(figure, analysis.metric, detail, said.tone)
 
 

@@ -137,9 +137,7 @@ def words_section(analysis: Analysis, gate: Gate | None) -> Section:
     ]
     if speech.change is not None:
         blocks.append(_change_table(analysis, speech))
-    if any(answers.second_tries is not None for answers in accuracy.roles.values()):
-        blocks.append(_windows_table(analysis))
-    blocks.append(_astray_table(analysis, speech))
+    blocks += [_windows_table(analysis), _astray_table(analysis, speech)]
     if speech.change is not None:
         worst = _worst_clips(analysis)
         if worst is not None:
@@ -232,8 +230,8 @@ def _windows_table(analysis: Analysis) -> Table:
         (
             analysis.name(role),
             analysis.content.options.windows.get(role, "-"),
-            f"{sum(answers.windows or ()):,}",
-            f"{sum(answers.second_tries or ()):,}",
+            f"{sum(answers.windows):,}",
+            f"{sum(answers.second_tries):,}",
         )
         for role, answers in analysis.content.accuracy.roles.items()
     )

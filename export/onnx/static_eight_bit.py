@@ -39,7 +39,8 @@ def add_plain_norms(
     for norm in before:
         name = norm.output[0]
         readers = [node for node in before if name in node.input]
-        if norm.op_type == "LayerNormalization" and name in observed and all(map(is_static, readers)):
+        is_read = norm.op_type == "LayerNormalization" and name in observed and all(map(is_static, readers))
+        if is_read and graph.weights[norm.input[1]].make().any():  # nothing could be divided by a scale of zeros
             plain[name] = _add_plain(graph, norm, readers, observed[name])
         else:
             graph.nodes.append(norm)

@@ -17,7 +17,7 @@ import numpy as np
 from leanear.runtimes.audio.formats import WAV_CODECS, SignalWatch, check_sample_rate, check_samples, format_name
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import reading
-from leanear.runtimes.process.notes import Note, note
+from leanear.runtimes.process.notes import Note, note, plural
 
 PLACEHOLDER_REACH = 2**16  # bytes from the largest sizes that a header can hold, which no writer means
 LEAST_STALE_BYTES = 4096  # behind the promised audio, to be taken for audio: tags and padding are shorter
@@ -83,7 +83,8 @@ def _held(stream: BinaryIO, path: Path, begin: int, promised: int, end: int) -> 
         lacking = promised - there
         if lacking > begin:  # more than a size that counts the header too
             raise _truncated(path)
-        return there, f"{path}: its header promises {lacking} bytes more than the file holds; all that is there is read"
+        more = plural(lacking, "byte")
+        return there, f"{path}: its header promises {more} more than the file holds; all that is there is read"
     behind = there - promised
     place = begin + promised
     if behind <= 1 or _chunks_end(stream, place + place % 2, end) or _chunks_end(stream, place, end):

@@ -10,6 +10,7 @@ import contextlib
 import io
 import json
 import logging
+import math
 import os
 import sys
 from pathlib import Path
@@ -35,12 +36,16 @@ def note(text: str) -> None:
 
 
 def files_below(folder: Path, say: Note = note) -> list[Path]:
-    """The files of a folder and of its sub-folders, sorted; say: told of a sub-folder that cannot be read."""
+    """The files of a folder and of its sub-folders, sorted; say: told of sub-folders that cannot be read, and links."""
 
     def unread(error: OSError) -> None:
         say(f"{error.filename}: passed over, for it cannot be read ({error.strerror})")
 
-    return sorted(Path(place, name) for place, _, names in os.walk(folder, onerror=unread) for name in names)
+    found = sorted(Path(place, name) for place, _, names in os.walk(folder, onerror=unread) for name in names)
+    dead = [path.name for path in found if path.is_symlink() and not path.exists()]
+    if dead:
+        say(f"{folder}: links that lead nowhere are passed over: {named(dead)}")
+    return found
 
 
 def plural(count: int, noun: str) -> str:
@@ -73,15 +78,16 @@ def note_first(texts: Sequence[str], of: str) -> None:
         note(f"and so of {plural(len(texts) - MOST_OF_ONE_KIND, f'more {of}')}")
 
 
-def is_cut(samples: int, window_samples: int, sample_rate_hz: int) -> bool:
+def is_cut(samples: float, window_samples: int, sample_rate_hz: int) -> bool:
     """Whether a clip goes on for a while behind the model's window, where it is not heard."""
     return samples - window_samples >= UNHEARD_S * sample_rate_hz
 
 
-def note_cut(path: object, samples: int, window_samples: int, sample_rate_hz: int) -> None:
-    """Say of a clip that is longer than the model's window how much of it is heard."""
+def note_cut(path: object, samples: float, window_samples: int, sample_rate_hz: int) -> None:
+    """Say of a clip that is longer than the model's window how much of it is heard; samples: infinite if not known."""
     if is_cut(samples, window_samples, sample_rate_hz):
-        note(f"{path}: the model hears only the first {window_samples / sample_rate_hz:.2f} s")
+        of_all = f" of {samples / sample_rate_hz:.2f} s" if math.isfinite(samples) else ""
+        note(f"{path}: the model hears only the first {window_samples / sample_rate_hz:.2f} s{of_all}")
 
 
 def take_any_text() -> None:

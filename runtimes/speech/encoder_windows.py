@@ -44,12 +44,7 @@ def choose_windows(choice: str, window_samples: int, sample_rate_hz: int, step_s
         shorter = [_whole_steps(each, sample_rate_hz, step_samples) for each in seconds]
         shorter = [length for length in shorter if length < window_samples]
         return EncoderWindows(AUTO, (*shorter, window_samples), tail if shorter else 0)
-    wanted = float(check_window_choice(choice))
-    if wanted > full_s:
-        raise BadInput(
-            f"--window {choice}: expected full, auto, or seconds over {TAIL_S:g} (a tail of silence that is part of"
-            f" every short window) and up to the model's own {full_s:g}"
-        )
+    wanted = float(check_window_choice(choice, full_s))
     length = _whole_steps(wanted, sample_rate_hz, step_samples)
     if length >= window_samples:
         return full_window(window_samples)
@@ -82,19 +77,20 @@ def step_samples(artifact: Artifact) -> int:
     return round(artifact.speech.decoding.timestamp_step_s * artifact.sample_rate_hz)
 
 
-def check_window_choice(choice: str) -> str:
-    """`choice` itself, where it could be one of some model.
+def check_window_choice(choice: str, full_s: float = math.inf) -> str:
+    """`choice` itself, where it could be one of a model of `full_s` seconds, or of some model.
 
     Raises:
-        BadInput: it is neither "full" nor "auto" nor a number of seconds.
+        BadInput: it is neither "full" nor "auto" nor a number of seconds, or more of them than the model's own.
     """
     if choice not in (FULL, AUTO):
         try:
-            known = math.isfinite(float(choice)) and float(choice) > TAIL_S
+            known = math.isfinite(float(choice)) and TAIL_S < float(choice) <= full_s
         except ValueError:
             known = False
         if not known:
-            raise BadInput(f"--window {choice}: expected full, auto, or seconds over {TAIL_S:g}")
+            most = "" if full_s == math.inf else f" (a tail of silence is part of it), up to the model's own {full_s:g}"
+            raise BadInput(f"--window {choice}: expected full, auto, or seconds over {TAIL_S:g}{most}")
     return choice
 
 

@@ -19,7 +19,12 @@ def share(estimate: float, low: float, high: float) -> Interval:
     ("loss", "limit", "text", "tone"),
     [
         (share(0.4, 0.1, 0.8), 1.0, "a loss of 0.4 points (0.1 to 0.8), within the gate of 1 point", "good"),
-        (share(0.2, -0.2, 0.6), 1.0, "no measurable loss (at most 0.6 points), within the gate of 1 point", "good"),
+        (
+            share(0.2, -0.2, 0.6),
+            1.0,
+            "a loss of 0.2 points (a gain of 0.2 to a loss of 0.6), which may be chance, within the gate of 1 point",
+            "good",
+        ),
         (share(-0.4, -0.8, -0.1), 0.0, "a gain of 0.4 points (0.1 to 0.8), within the gate of 0 points", "good"),
         (share(3, 2.5, 4), 1.0, "a loss of 3 points (2.5 to 4), beyond the gate of 1 point", "bad"),
         (
@@ -30,7 +35,13 @@ def share(estimate: float, low: float, high: float) -> Interval:
             "",
         ),
         (share(0.4, 0.1, 0.8), None, "a loss of 0.4 points (0.1 to 0.8)", "bad"),
-        (share(0.2, -0.2, 0.6), None, "no measurable loss (at most 0.6 points)", "good"),
+        (
+            share(-0.2, -0.6, 0.2),
+            None,
+            "a gain of 0.2 points (a gain of 0.6 to a loss of 0.2), which may be chance",
+            "good",
+        ),
+        (share(0, -0.5, 0.6), None, "no loss measured (95%: a gain of 0.5 to a loss of 0.6 points)", "good"),
         (
             share(0, -27.75, 27.75),
             None,
@@ -55,7 +66,7 @@ def test_where_no_clip_differs_the_rule_of_three_decides(clips, decided):
     """0.95 = 1 - (1 - p)^n has p near 3/n; a hundredth of the clips, here."""
     assert -math.log(0.05) == pytest.approx(3, abs=0.01)
     said = quality_verdict(share(0, 0, 0), clips, None).text
-    assert said.startswith("no measurable loss" if decided else "not decided")
+    assert said.startswith("no loss measured (95%: a gain of" if decided else "not decided")
 
 
 def test_a_loss_is_a_loss_in_accuracy_and_in_word_errors():

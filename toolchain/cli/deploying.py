@@ -122,8 +122,8 @@ def deploy(narrator: Narrator, model: str, target: str, data: Data | None, out: 
       leanear deploy --target raspberrypi --host pi@raspberrypi.local
       leanear deploy MIT/ast-finetuned-speech-commands-v2 --data clips/ --sparsity 0.5 --max-drop 1
     """
-    reads = ("calibration", "evaluation")
-    check_early(model, flags["asked"], data, out=out, marker=LOCK_FILE, reads=reads, drawn=flags)
+    reads, window = ("calibration", "evaluation"), flags["window"]
+    check_early(model, flags["asked"], data, window=window, out=out, marker=LOCK_FILE, reads=reads, drawn=flags)
     hosts = _hosts(flags)
     job = prune_job(model, target, flags, ships=True)
     from leanear.deploy.delivering import commands, require_all

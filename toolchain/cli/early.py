@@ -1,5 +1,6 @@
 """What is refused by settings and folders alone, before torch is imported, which takes seconds."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from leanear.families.registry import is_artifact, labels_of, task_of
 from leanear.outputs import check_replaceable
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import read_object
+from leanear.runtimes.speech.encoder_windows import check_window_choice
 from leanear.runtimes.tasks import SPEECH_TASK
 
 BRACKETED = re.compile(r"[<\[][^>\]]*[>\]]|\([^)]+?\)")  # what Whisper's normaliser takes for no words
@@ -26,12 +28,13 @@ def check_early(
     asked: Asked,
     data: Data | None = None,
     *,
+    window: str | None = None,
     out: Path | None = None,
     marker: str = "",
     reads: Sequence[str] = (),
     drawn: Mapping[str, Any] = FIRST_CLIP,
 ) -> None:
-    """See that the model is there, has the language that is asked for, and that DATA can be what it is to be.
+    """See that the model is there, has the language and the window asked for, and that DATA can be what it is to be.
 
     model: MODEL, or an artifact folder. out, marker: as of `check_replaceable`. reads: the splits of DATA, or of a
     demo's own, whose clips are going to be read, "calibration" and "evaluation": their labels have to be the model's,
@@ -49,6 +52,9 @@ def check_early(
     task = str(manifest.get("task")) if own else task_of(folder)
     if task == SPEECH_TASK:
         check_language(folder, asked.language)
+        if window is not None and not own:
+            positions = read_object(folder / "config.json").get("max_source_positions")
+            check_window_choice(window, positions / 50 if isinstance(positions, int) else math.inf)
     else:
         asked.refuse_for(folder)
     if data is None and not reads:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from leanear.benchmarks.device.classify import print_labels
+from leanear.benchmarks.device.transcribe import Piped
 from leanear.benchmarks.device.transcript_files import FORMATS, clips_in, forms_of, is_several
 from leanear.cli.early import check_early
 from leanear.cli.options import (
@@ -165,8 +166,8 @@ def transcribe(narrator: Narrator, audio: tuple[Path, ...], model: str, asked: A
     if told["out"] is not None:
         check_file(told["out"])
     reader = read_standard_input() if is_piped else None
-    check_early(model, asked)
-    from leanear.evaluate.transcribing import Piped, speech_listener, transcribe_files
+    check_early(model, asked, window=opening["window"])
+    from leanear.evaluate.transcribing import speech_listener, transcribe_files
 
     piped = None if reader is None else Piped(reader, raw_format)
     opened = functools.partial(speech_listener, model, options=options, word_timestamps=words, **opening)

@@ -77,7 +77,7 @@ def export(narrator: Narrator, model: str, out: Path, data: Data | None, **optio
       leanear export slim/ --target raspberrypi --out artifact/
     """
     options |= _form_and_precision(options.pop("target"), options["form"], options["precision"])
-    check_early(model, options["asked"], data, out=out, marker="manifest.json")
+    check_early(model, options["asked"], data, window=options["window"], out=out, marker="manifest.json")
     check_export(model, data, **{name: options[name] for name in ("form", "precision", "window", "word_timestamps")})
     from leanear.deploy.exporting import export_checkpoint
 

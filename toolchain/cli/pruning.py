@@ -89,7 +89,8 @@ def prune(narrator: Narrator, model: str, data: Data | None, target: str, out: P
     keep_scores, as_json = flags["keep_scores"], flags["as_json"]
     if keep_scores is not None and flags["recipe"].method == REFERENCE:
         raise BadInput("--keep-scores is of method rotated, and the method is reference")
-    check_early(model, flags["asked"], data, out=out, marker="plan.json", reads=("calibration",), drawn=flags)
+    reads, window = ("calibration",), flags["window"]
+    check_early(model, flags["asked"], data, window=window, out=out, marker="plan.json", reads=reads, drawn=flags)
     job = prune_job(model, target, flags, ships=False)
     from leanear.benchmarks.formatting import PRUNED_PARTS
     from leanear.calibration.shards import processes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -84,7 +85,8 @@ class AudioFile:
     """The clip in a file, mono float32 in order, block after block: `read(frames)` gives fewer once it has ended.
 
     How much audio a WAV file holds, `leanear.runtimes.audio.recordings` decides, as on a device; chained OGG is read to
-    its end. The frame counts of libsndfile are not relied on. say: takes what a user should know of the file.
+    its end. frames: how many libsndfile says there are, infinite where it does not know; that is not relied on. say:
+    takes what a user should know of the file.
 
     Raises:
         BadInput: the file is missing, cannot be read or is not audio; or, where the reading comes to it, is empty,
@@ -104,6 +106,8 @@ class AudioFile:
                 self._parts = self._divided()
                 self._sound = self._open_next()
                 self.sample_rate_hz = int(self._sound.samplerate)
+                is_known = not self._parts and self._sound.format != "MP3" and self._sound.frames < UNKNOWN_FRAMES
+                self.frames = self._sound.frames if is_known else math.inf
                 check_sample_rate(self.path, self.sample_rate_hz)
             except (BadInput, OSError):
                 self._stream.close()
@@ -268,7 +272,8 @@ class AudioStream(ForwardWaveform):
 
     Channels are averaged; the rate is changed by soxr, high quality, as `leanear.data.audio.read_waveform` does. No
     slice may start before an earlier one did: what is behind is let go. progress: called with the seconds of audio
-    before a slice, and with what share of all of it that is, by the bytes that were read.
+    before a slice, and with what share of all of it that is, by the bytes that were read. samples: how many there are
+    at that rate, by the file's header; infinite where it does not say.
 
     Raises:
         BadInput: as `leanear.data.audio.AudioFile`, whose notes are these, too.
@@ -281,6 +286,7 @@ class AudioStream(ForwardWaveform):
         self._file, self._progress, self._out_rate_hz = AudioFile(path, say), progress, sample_rate_hz
         rate_hz = self._file.sample_rate_hz
         self._block = max(round(BLOCK_S * rate_hz), 1)
+        self.samples = self._file.frames * sample_rate_hz / rate_hz
         self._resampler = None
         if rate_hz != sample_rate_hz:
             self._resampler = soxr.ResampleStream(rate_hz, sample_rate_hz, 1, dtype="float32")
@@ -294,6 +300,8 @@ class AudioStream(ForwardWaveform):
     def __getitem__(self, span: slice) -> np.ndarray:
         """Samples [start, stop), fewer where the audio ends."""
         heard = super().__getitem__(span)
+        if not len(heard) and not span.start:
+            raise BadInput(f"{self._file.path}: no audio left at {self._out_rate_hz} Hz: it is shorter than one sample")
         held = span.start + len(self._kept)
         if self._progress is not None and held:
             self._progress(span.start / self._out_rate_hz, self._file.share_read * span.start / held)

@@ -83,8 +83,7 @@ def _note_shared(calibration: Clips, evaluation: Clips) -> None:
 
 def prune_stage(folder: Path, source: Path, job: PruneJob, narrator: Narrator) -> bool:
     """checkpoint/: the slim model, which transformers opens."""
-    out = folder / "checkpoint"
-    calibration = folder / "clips" / "calibration.npz"
+    out, calibration = folder / "checkpoint", folder / "clips" / "calibration.npz"
     made_from = {
         "checkpoint": checkpoint_sha256(source),
         "calibration": sha256_file(calibration),

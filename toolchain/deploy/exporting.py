@@ -25,7 +25,7 @@ from leanear.families.checkpoint import (
 from leanear.families.family import Checkpoint
 from leanear.families.registry import family_of, labels_of, task_of, writes_speech
 from leanear.families.whisper.model import alignment_of
-from leanear.outputs import check_replaceable
+from leanear.outputs import check_replaceable, held
 from leanear.plan import read_plan
 from leanear.progress import Narrator, Report, quiet
 from leanear.runtimes.artifact import read_artifact
@@ -57,7 +57,8 @@ def export_checkpoint(
     None: as `check_export` says; word_timestamps: its decoder is to give what word times are taken from.
 
     Raises:
-        LeanearError: the model or the data is not usable, or the graph is not equivalent; then `out` is left as it was.
+        LeanearError: the model or the data is not usable, another leanear is writing to `out`, or the graph is not
+            equivalent; then `out` is left as it was.
     """
     check_replaceable(out, "manifest.json")
     check_seed(seed)
@@ -67,17 +68,19 @@ def export_checkpoint(
     if data is not None:
         splits = read_splits(as_folder(data), wanted, seed, column_for(task_of(source)), labels=labels_of(source))
         examples = splits.calibration[:wanted]
-    with narrator.step("reading the checkpoint"):
-        checkpoint = load_checkpoint(source, asked)
-        rate_hz = checkpoint.feature_extractor.sampling_rate
-        sounds = made_up_sounds(rate_hz, seed) if examples is None else read_waveforms(examples, rate_hz)
-    alignment = alignment_of(cast(Any, checkpoint)) if word_timestamps else None
-    if alignment is not None:
-        note(f"{model}: {alignment.sentence}")
-    with narrator.step(f"exporting to {form} ONNX and proving it") as report:
-        made_from = {"checkpoint": checkpoint_sha256(source), **asked.as_json()}
-        options = ExportOptions(form, {"source": model}, made_from, precision, window=window, alignment=alignment)
-        return write_proved_artifact(checkpoint, sounds, out, options, report=report)
+    place = out.resolve()
+    with held(place.parent / f".{place.name}.state", (f"../{place.name}",)):
+        with narrator.step("reading the checkpoint"):
+            checkpoint = load_checkpoint(source, asked)
+            rate_hz = checkpoint.feature_extractor.sampling_rate
+            sounds = made_up_sounds(rate_hz, seed) if examples is None else read_waveforms(examples, rate_hz)
+        alignment = alignment_of(cast(Any, checkpoint)) if word_timestamps else None
+        if alignment is not None:
+            note(f"{model}: {alignment.sentence}")
+        with narrator.step(f"exporting to {form} ONNX and proving it") as report:
+            made_from = {"checkpoint": checkpoint_sha256(source), **asked.as_json()}
+            options = ExportOptions(form, {"source": model}, made_from, precision, window=window, alignment=alignment)
+            return write_proved_artifact(checkpoint, sounds, out, options, report=report)
 
 
 def write_proved_artifact(

@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from leanear.benchmarks.analysis import analyse, medians_ms
 from leanear.benchmarks.formatting import PRUNED_PARTS
@@ -29,14 +29,13 @@ DEPLOYMENT_FILE, DEPLOYMENT_SCHEMA = "deployment.json", "leanear-deployment-1"
 class DeploymentDocument:
     """`deployment.json`: what a deployment folder holds, and what it was made from.
 
-    asked: what tells the request from others whose results would lie in the same folder; none in older files.
+    asked: what tells the request from others whose results would lie in the same folder.
     """
 
     schema: str
     title: str
     asked: dict[str, Any]
     provenance: dict[str, str]
-    MAY_LACK: ClassVar[dict[str, Any]] = {"asked": {}}
 
 
 def read_deployment(folder: Path) -> DeploymentDocument | None:

@@ -248,7 +248,8 @@ def classify(
             rate_hz, window = listener.sample_rate_hz, listener.window_samples
             with AudioStream(clip, rate_hz) as stream:
                 waveform = stream[0 : window + rate_hz]  # and what tells whether it goes on
-            note_cut(clip, len(waveform), window, rate_hz)
+                samples = stream.samples if len(waveform) == window + rate_hz else len(waveform)
+            note_cut(clip, samples, window, rate_hz)
             return likeliest(listener.logits([waveform])[0], listener.labels, listener.task, top)
 
         yield from each_usable(clips, heard, "clip", "classified", several=several)

@@ -2,9 +2,9 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
+from leanear.benchmarks.device.transcribe import Piped, hearing
 from leanear.benchmarks.device.transcript_files import Recorded, is_several, recordings_of, write_transcripts
 from leanear.benchmarks.formatting import duration
 from leanear.data.audio import SUFFIXES, AudioStream, check_audio
@@ -12,29 +12,18 @@ from leanear.evaluate.speech_evaluation import Transcriber, open_transcriber
 from leanear.export.whisper.voice import packaged_voice_graph
 from leanear.families.checkpoint import checkpoint_folder
 from leanear.families.registry import is_artifact, task_of
-from leanear.progress import Narrator, Report
-from leanear.runtimes.audio.piped_audio import PipedAudio, PipeReader, RawAudio
+from leanear.progress import Narrator
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.manifest import MANIFEST_FILE, read_manifest
-from leanear.runtimes.process.interrupts import recorder_ends_first
 from leanear.runtimes.process.notes import note
 from leanear.runtimes.speech.decode_options import DecodeOptions, check_options, read_prompts
 from leanear.runtimes.speech.encoder_windows import DEFAULT_WINDOW
-from leanear.runtimes.speech.many_clips import NOT_TRIED, Tried, tried_files
 from leanear.runtimes.speech.speech_model import demo_hint, require_word_times
 from leanear.runtimes.speech.subtitles import Lines
 from leanear.runtimes.speech.transcript import Segment, Tally
 from leanear.runtimes.tasks import SPEECH_TASK
 from leanear.runtimes.voice.graph import detectors
-from leanear.runtimes.voice.speech_only import AUTO, ON, Voice, transcribe_spoken
-
-
-@dataclass(frozen=True)
-class Piped:
-    """Audio that comes through a pipe. raw: what it is, None: WAV."""
-
-    reader: PipeReader
-    raw: RawAudio | None = None
+from leanear.runtimes.voice.speech_only import AUTO, Voice
 
 
 @contextlib.contextmanager
@@ -76,32 +65,6 @@ def speech_listener(
         transcriber.session.close()
 
 
-def segments_of(
-    audio: Path | Piped,
-    transcriber: Transcriber,
-    options: DecodeOptions,
-    voice: Voice,
-    tally: Tally,
-    report: Report,
-    word_timestamps: bool = False,
-    tried: Tried = NOT_TRIED,
-) -> Iterator[Segment]:
-    """The segments of one file, or of a pipe, by a model that is loaded already; see `transcribe_spoken`."""
-
-    def heard(seconds: float, share: float | None = None) -> None:
-        report(f"{duration(seconds)} of audio", share)
-
-    session, model = transcriber.session, transcriber.model
-    if isinstance(audio, Piped):
-        stream = PipedAudio(audio.reader, model.sample_rate_hz, audio.raw, progress=heard)
-        tally.taken_for = audio.raw.sentence if audio.raw is not None else ""
-        with recorder_ends_first(note):
-            yield from transcribe_spoken(session, model, stream, options, voice, tally, word_timestamps)
-        return
-    with tried.opened() or AudioStream(audio, model.sample_rate_hz, progress=heard) as file:
-        yield from transcribe_spoken(session, model, file, options, voice, tally, word_timestamps, tried.decoded)
-
-
 def transcribe_files(
     given: Sequence[Path],
     forms: Sequence[str],
@@ -139,13 +102,16 @@ def transcribe_files(
         session, model = transcriber.session, transcriber.model
         graphs = detectors(lambda: model.voice_graph or packaged_voice_graph(), transcriber.runtime)
         voice = Voice(vad, graphs, is_live=piped is not None)
-        tried = replace(options, batch=1) if word_timestamps or vad == ON else options
-        tries = tried_files(session, model, tried, [recorded.audio for recorded in recordings], AudioStream)
+        files = [recorded.audio for recorded in recordings]
+        hear = hearing(session, model, options, voice, word_timestamps, files, piped, AudioStream, note)
 
         def heard(audio: Path, tally: Tally) -> Iterator[Segment]:
             named = audio.name if piped is None else "standard input"
             with narrator.whole(f"transcribing {named}") as report:
-                given = piped or audio, transcriber, options, voice, tally, report, word_timestamps
-                yield from segments_of(*given, tried=next(tries, NOT_TRIED))
+
+                def told(seconds: float, share: float | None = None) -> None:
+                    report(f"{duration(seconds)} of audio", share)
+
+                yield from hear(audio, tally, progress=told)
 
         write_transcripts(recordings, heard, forms, narrator.say, lines, several=several)

@@ -43,7 +43,7 @@ from leanear.families.classifier import (
 )
 from leanear.families.family import AttentionBlocks
 from leanear.families.modeling_slim_ast import SlimASTConfig, SlimASTForAudioClassification
-from leanear.families.slimming import kept_widths, named_feed_forward, slim_config, slim_state
+from leanear.families.slimming import smaller_model
 from leanear.plan import Plan, SitePlan, full_plan
 from leanear.progress import Report, quiet
 from leanear.runtimes.clips import Clips
@@ -104,11 +104,8 @@ def load_checkpoint(folder: Path, asked: Asked = NOTHING_ASKED) -> AstCheckpoint
     except UNUSABLE_SETTINGS as error:
         raise BadInput(f"{folder}/config.json: no model can be built from it ({first_line(error)})") from None
     check_head(folder, config, labels)
-    require_features(
-        f"{folder}/preprocessor_config.json",
-        lambda: features(feature_extractor, [np.zeros(feature_extractor.sampling_rate // 10, np.float32)]),
-        (feature_extractor.max_length, feature_extractor.num_mel_bins),
-    )
+    wanted = feature_extractor.max_length, feature_extractor.num_mel_bins
+    require_features(folder, feature_extractor, features, wanted)
     if config.num_hidden_layers < 1:
         raise BadInput(f"{folder}/config.json: num_hidden_layers is 0; there is no attention to prune")
     require_gelu(folder, "hidden_act", config)
@@ -243,16 +240,11 @@ def slim_model(
     feed-forward blocks that become smaller, by name; the others are copied. The softmax scale is handed over as the
     constant that it is.
     """
-    dense_sites = attention_sites(model)
-    states = feed_forward_states or {}
-    widths = kept_widths(feed_forward_sites(model), states)
-    config = slim_config(model.config, SLIM, sites, dense_sites[0].scaling, widths)
-    with torch.device("meta"):
-        slim = SlimASTForAudioClassification(config)
-    changed = named_feed_forward(states, lambda name: f"{BODY}.{name.removesuffix('feed_forward')}mlp")
-    state = slim_state(model, dense_sites, sites, attention_states, BODY, "o_proj", changed)
-    slim.load_state_dict(state, strict=True, assign=True)
-    return slim.eval().to(model.device)
+    blocks = attention_sites(model), feed_forward_sites(model)
+    return smaller_model(
+        model, SLIM, blocks, sites, attention_states, feed_forward_states, (BODY, "o_proj"),
+        lambda name: f"{BODY}.{name.removesuffix('feed_forward')}mlp",
+    ).to(model.device)  # fmt: skip
 
 
 def save_slim_checkpoint(

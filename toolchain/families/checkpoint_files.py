@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
@@ -71,16 +72,19 @@ def check_front_end(path: Path) -> None:
             raise BadInput(f"{path}: {key} is {value!r}; a number is wanted")
 
 
-def require_features(path: str, make: Callable[[], torch.Tensor], shape: tuple[int, int]) -> None:
-    """Nothing, where a front end makes features of this shape of a moment of silence.
+def require_features(
+    folder: Path, extractor: Any, features: Callable[[Any, Any], torch.Tensor], shape: tuple[int, int]
+) -> None:
+    """Nothing, where the checkpoint's front end makes features of this shape of a moment of silence.
 
-    path: its settings; make: features (1, ...), by it.
+    features(extractor, waveforms): (1, ...), by it.
 
     Raises:
         BadInput: it fails, or makes others, or numbers that are none.
     """
+    path = f"{folder}/preprocessor_config.json"
     try:
-        found = make()
+        found = features(extractor, [np.zeros(extractor.sampling_rate // 10, np.float32)])
     except UNUSABLE_SETTINGS as error:
         raise BadInput(f"{path}: no features can be made by it ({first_line(error)})") from None
     if tuple(found.shape[1:]) != shape:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from leanear.calibration.basis import SiteBasis, head_weights
 from leanear.calibration.feed_forward import FeedForwardBasis
@@ -150,27 +150,35 @@ def slim_state(
     return {**rest, **changed}
 
 
-def slim_config(
-    config: PreTrainedConfig, kind: Slim, plans: Sequence[SitePlan], scaling: float, feed_forward_widths: Sequence[int]
+def smaller_model(
+    dense: PreTrainedModel,
+    kind: Slim,
+    blocks: tuple[Sequence[AttentionSite], Sequence[FeedForwardSite]],
+    plans: Sequence[SitePlan],
+    attention_states: Sequence[Mapping[str, torch.Tensor]] | None,
+    feed_forward_states: Mapping[str, Mapping[str, torch.Tensor]] | None,
+    names: tuple[str, str],
+    place: Callable[[str], str],
 ) -> Any:
-    """The configuration of the slim model of a dense one, or of a slim one, of this configuration."""
-    made, model, opener = kind
-    slim = made(
+    """A family's `slim_model` of `dense`, of these blocks; names, place: of `slim_state`, `named_feed_forward`."""
+    (made, model, opener), (attention, feed_forward), states = kind, blocks, feed_forward_states or {}
+    config = made(
         query_key_widths=[list(plan.query_key_widths) for plan in plans],
         value_output_widths=[list(plan.value_output_widths) for plan in plans],
-        attention_scaling=scaling,
-        feed_forward_widths=feed_forward_widths,
-        **slim_settings(config),
+        attention_scaling=attention[0].scaling,
+        feed_forward_widths=[
+            len(states[block.name]["first.bias"]) if block.name in states else block.width for block in feed_forward
+        ],
+        **slim_settings(dense.config),
     )
     file = model.__module__.rpartition(".")[2]
-    slim.architectures = [model.__name__]
-    slim.auto_map = {"AutoConfig": f"{file}.{made.__name__}", opener: f"{file}.{model.__name__}"}
-    return slim
-
-
-def kept_widths(blocks: Sequence[FeedForwardSite], states: Mapping[str, Mapping[str, torch.Tensor]]) -> list[int]:
-    """Hidden channels of every feed-forward block, where `states` has the weights of those that become smaller."""
-    return [len(states[block.name]["first.bias"]) if block.name in states else block.width for block in blocks]
+    config.architectures = [model.__name__]
+    config.auto_map = {"AutoConfig": f"{file}.{made.__name__}", opener: f"{file}.{model.__name__}"}
+    with torch.device("meta"):
+        slim = model(config)
+    state = slim_state(dense, attention, plans, attention_states, *names, named_feed_forward(states, place))
+    slim.load_state_dict(state, strict=True, assign=True)
+    return slim.eval()
 
 
 def named_feed_forward(

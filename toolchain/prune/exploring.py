@@ -21,7 +21,7 @@ from leanear.families.asked import Asked
 from leanear.families.checkpoint import NOTHING_ASKED, checkpoint_folder, data_folder, load_checkpoint
 from leanear.families.family import Checkpoint, Family
 from leanear.families.registry import family_of, labels_of, task_of
-from leanear.outputs import SCORES, check_explorable
+from leanear.outputs import SCORES, check_explorable, held
 from leanear.plan import Prune
 from leanear.progress import Narrator, in_parts
 from leanear.prune.closed_loop import choose_measured
@@ -29,7 +29,7 @@ from leanear.prune.costs import Costs, latency_costs, mac_costs, parameter_costs
 from leanear.prune.curve import TENTHS, Estimate, estimated_curve, knee, loss_begins_at, measured_ratio
 from leanear.prune.job import as_held, filled_by
 from leanear.prune.notes import curve_picture, held_out_text, nats
-from leanear.prune.pruning import RECOMPUTE_ABOVE_BYTES, held, read_calibration
+from leanear.prune.pruning import RECOMPUTE_ABOVE_BYTES, read_calibration
 from leanear.prune.scoring import Scores, score_widths
 from leanear.prune.widths import RotatedRecipe, cut
 from leanear.runtimes.clips import Clips as Audio

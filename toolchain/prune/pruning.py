@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import importlib.metadata
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +19,19 @@ from leanear.families.asked import Asked
 from leanear.families.checkpoint import checkpoint_folder, checkpoint_sha256, data_folder
 from leanear.families.family import Checkpoint
 from leanear.families.registry import family_of, labels_of, task_of
-from leanear.outputs import check_replaceable, record_stage, recorded_inputs, stage_is_done
+from leanear.outputs import check_replaceable, held, record_stage, recorded_inputs, stage_is_done
 from leanear.plan import Plan, read_plan
 from leanear.progress import Narrator, Report, counted, in_parts
 from leanear.prune.document import Loss, PruningDocument, read_pruning
 from leanear.prune.job import PruneJob, check_reachable, open_reachable
 from leanear.prune.rotated import SHOT_FOLDER
 from leanear.prune.scoring import BASIS_FOLDER, LOSSES_FOLDER, SCORES_FILE
-from leanear.prune.stages import Pruning, prune_in_stages
+from leanear.prune.stages import BEFORE_RECOVERY, Pruning, prune_in_stages
 from leanear.reference.schedule import PruneRecipe, prune
 from leanear.runtimes.clips import Clips as Audio
 from leanear.runtimes.clips import clips_sha256
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.files import LOCK_FILE, only_here
+from leanear.runtimes.files import LOCK_FILE
 from leanear.runtimes.process.notes import note, plural
 
 RECOMPUTE_ABOVE_BYTES = 64 * 1024**2
@@ -90,7 +90,7 @@ def _prune(
 ) -> None:
     """Prune the checkpoint in `source` on these clips, and record what it was made from."""
     checkpoint, state = open_reachable(source, job, narrator), scores or out.parent / f".{out.name}.state"
-    with held(state):
+    with held(state) if shards.rank() == 0 else contextlib.nullcontext():
         changed = [key for key, value in recorded_inputs(out, STAGE).items() if record.get(key) != value]
         if changed:
             note(f"{out}: replaces a model of another request (another {', '.join(changed)}); --out FOLDER keeps both")
@@ -102,22 +102,6 @@ def _prune(
             record_stage(out, STAGE, record, sorted(path for path in out.iterdir() if path.is_file()))
             if scores is None:
                 shutil.rmtree(state, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def held(state: Path) -> Iterator[None]:
-    """Hold the folder of what is under way for this run, be it of one process or of several: two would mix theirs."""
-    if shards.rank() != 0:
-        yield
-        return
-    is_new = not state.exists()
-    state.mkdir(parents=True, exist_ok=True)
-    with only_here(state, ("*", "*/*", "*/*/*")):
-        try:
-            yield
-        finally:
-            if is_new and state.is_dir() and [each.name for each in state.iterdir()] == [LOCK_FILE]:
-                shutil.rmtree(state)  # nothing to go on from
 
 
 def read_calibration(
@@ -224,6 +208,7 @@ def write_slim_checkpoint(
             **facts,
         )
         family.save_slim_checkpoint(model, checkpoint, plan, out, document)
+        shutil.rmtree(state / BEFORE_RECOVERY, ignore_errors=True)  # as large as the model, and of no more use
     shards.wait()
     return plan
 

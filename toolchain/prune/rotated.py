@@ -67,12 +67,14 @@ class Rotated:
 class ClosedLoop:
     """How plans are measured on held-out clips and chosen again, see `choose_measured`.
 
-    corrections: what an earlier call learned there, for the first shot; compensate: what is done between shots.
+    corrections: what an earlier call learned there, and scores, where they are there already, of the first shot;
+    compensate: what is done between shots.
     """
 
     held_out: HeldOut
     corrections: Corrections | None = None
     compensate: Compensate | None = None
+    scores: Scores | None = None
 
 
 def prune_rotated(
@@ -114,7 +116,7 @@ def prune_rotated(
         shares = {"scoring": 1, "rounds": 2 * (loop is not None), "compensation": 2 * (compensate is not None)}
         kept_in = state if state is None or shot == 1 else state / f"{SHOT_FOLDER}{shot}"
         stage = in_parts(_one_of(report, "shot", shot, shots), shares)
-        scores = score_widths(
+        scores = (loop and shot == 1 and loop.scores) or score_widths(
             family, found.model, clips, recipe.scoring, state=kept_in, clips_at_once=clips_at_once,
             made_from=dict(made_from or {}) if shot == 1 else {**(made_from or {}), "weights": _sha256(found.model)},
             report=stage("scoring"),

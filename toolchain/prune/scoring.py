@@ -182,7 +182,8 @@ class _Work:
 
 
 Named = Iterable[tuple[str, torch.Tensor]]
-Collect = Callable[[LabelledInputs, int, torch.Generator], Named]  # clips, and the number of the first
+# clips, the number of the first, and what is told how many are done
+Collect = Callable[[LabelledInputs, int, torch.Generator, Callable[[float], None]], Named]
 
 
 def _scored(work: _Work, clips: LabelledInputs) -> dict[str, torch.Tensor] | None:
@@ -196,7 +197,7 @@ def _scored(work: _Work, clips: LabelledInputs) -> dict[str, torch.Tensor] | Non
     rows = scored_rows(len(clips), scoring.basis_clips)
     gathered = _gathered(
         work, clips, "scored", LOSSES_FOLDER, len(based),
-        lambda batch, first, generator: _squares(work, *bases, batch, first, rows, generator).items(),
+        lambda batch, first, generator, say: _squares(work, *bases, batch, first, rows, generator, say).items(),
         list,
     )  # fmt: skip
     if shards.rank() != 0:
@@ -213,7 +214,7 @@ def _based(work: _Work, based: LabelledInputs) -> dict[str, torch.Tensor]:
     sums = shards.RunningSums(summed, None if state is None else state / BASIS_FOLDER / "sums")
     gathered = _gathered(
         work, based, "basis from", BASIS_FOLDER, 0,
-        lambda batch, _first, generator: _statistics(work, batch, generator),
+        lambda batch, _first, generator, _say: _statistics(work, batch, generator),
         lambda parts: [_merged(parts)], summed, lambda tensors: sums.take(tensors.items()),
     )  # fmt: skip
     if shards.rank() != 0:
@@ -245,8 +246,8 @@ def _gathered(
     scoring = work.scoring
     chunks = torch.arange(len(clips)).split(scoring.chunk)
 
-    def say(clips_done: int) -> None:
-        work.report(f"{text} {clips_done}/{len(clips)} clips", (before + clips_done) / work.total)
+    def say(clips_done: float) -> None:
+        work.report(f"{text} {int(clips_done)}/{len(clips)} clips", (before + clips_done) / work.total)
 
     def progress(done: int, _all: int) -> None:
         say(min(done * scoring.chunk, len(clips)))
@@ -257,7 +258,7 @@ def _gathered(
         parts, sums = list[shards.Tensors](), shards.RunningSums(summed)
         for row in chunks[number].split(work.clips_at_once or scoring.chunk):
             say(int(row[0]))
-            parts = fold([*parts, sums.take(collect(clips[row].trimmed(), int(row[0]), generator))])
+            parts = fold([*parts, sums.take(collect(clips[row].trimmed(), int(row[0]), generator, say))])
             if work.feed_forward:  # whose Grams and hidden activations leave the heap in pieces
                 give_back_heap()
         return {**(parts[0] if len(parts) == 1 else _added(parts)), **{name: sums.pop(name) for name in summed}}
@@ -286,8 +287,9 @@ def _squares(
     first: int,
     rows: range,
     generator: torch.Generator,
+    say: Callable[[float], None],
 ) -> shards.Tensors:
-    """Of every block; of feed-forward blocks from clips alone that are among `rows`; first: the batch's first clip."""
+    """Of every block, of which `say` is told; of feed-forward ones from clips of `rows`; first: of the batch."""
     judged = [number for number in range(len(batch)) if first + number in rows]
     blocks = work.feed_forward if judged else ()
     nothing = {site.name: torch.zeros(site.width + 1, dtype=torch.float64) for site in work.feed_forward}
@@ -297,7 +299,10 @@ def _squares(
         work.model, work.sites, blocks, batch.inputs, batch.targets, work.family.logits,
         labels=work.scoring.labels, query_gradients=False, generator=generator,
     )  # fmt: skip
-    found = squares_of(passed.attention, work.sites, bases, work.grids, batch.targets)
+    found: dict[str, torch.Tensor] = {}
+    for number, (block, site) in enumerate(zip(passed.attention, work.sites, strict=True)):
+        say(first + len(batch) * number / len(work.sites))
+        found |= squares_of([block], [site], bases, work.grids, batch.targets)
     of_clips = [each.of_clips(judged) for each in passed.feed_forward]
     return {**found, **nothing, **feed_forward_squares(blocks, feed_forward, of_clips)}
 

@@ -6,21 +6,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import torch
+from torch import nn
 
 from leanear.accelerator import on_accelerator
 from leanear.benchmarks.analysis import disturbed
 from leanear.calibration import shards
 from leanear.data.examples import LabelledInputs
 from leanear.evaluate.measured_loss import Judge
+from leanear.families.checkpoint import load_checkpoint
 from leanear.families.family import Checkpoint, Family
 from leanear.families.registry import family_of
-from leanear.plan import Plan, Prune, plan_sha256
+from leanear.outputs import record_stage, stage_is_done
+from leanear.plan import Plan, Prune, plan_sha256, read_plan
 from leanear.progress import Report, in_parts
 from leanear.prune.closed_loop import Corrections
 from leanear.prune.costs import Costs, latency_costs, parameter_costs
 from leanear.prune.curve import estimated_curve, loss_begins_at
-from leanear.prune.document import Cost, CurvePoint, Widths
+from leanear.prune.document import Cost, CurvePoint, Loss, PruningDocument, Widths
 from leanear.prune.job import PruneJob, as_held, costs_and_budget, dense_plan
 from leanear.prune.latency_goal import prune_to_latency
 from leanear.prune.rotated import ClosedLoop, Rotated, in_one_or_two, prune_rotated
@@ -30,8 +32,11 @@ from leanear.recover.compensation import Compensated, compensate_
 from leanear.recover.distillation import distill_
 from leanear.recover.kept_training import Distilled
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.files import sha256_json
+from leanear.runtimes.files import read_object, sha256_json, write_json
+from leanear.runtimes.records import as_json, read_fields
 from leanear.timing.model_timing import ModelTiming, Tables, tables_of, timing_of
+
+STAGE, BEFORE_RECOVERY = "pruned", "recovery/pruned"  # and where it is kept until then
 
 
 @dataclass(frozen=True)
@@ -114,12 +119,20 @@ class _Pruner:
         return pruned
 
 
-def prune_in_stages(work: Pruning) -> tuple[torch.nn.Module, Plan, dict[str, Any]]:
+def prune_in_stages(work: Pruning) -> tuple[nn.Module, Plan, dict[str, Any]]:
     """The slim model, its plan, and the fields of pruning.json that tell how they came about.
 
     Raises:
         BadInput: the goal cannot be reached.
     """
+    if work.job.recovery is None:
+        return _pruned(work)
+    model, plan, facts = _kept_or_pruned(work)
+    return model, plan, {**facts, "recovery": _recover(work, model, plan)}
+
+
+def _pruned(work: Pruning) -> tuple[nn.Module, Plan, dict[str, Any]]:
+    """The same before recovery."""
     parameters = parameter_costs(dense_plan(work.family, work.checkpoint, work.job))
     parameters = as_held(parameters, work.family, work.checkpoint.model, work.job.filled_by)
     reached = _prune_to_goal(work, parameters)
@@ -129,9 +142,24 @@ def prune_in_stages(work: Pruning) -> tuple[torch.nn.Module, Plan, dict[str, Any
         facts["compensation"] = _compensate(work, pruned.fits_all, pruned.model, work.part("compensation"))
     facts["cost"] = Cost(reached.costs.unit, reached.costs.dense, reached.budget, pruned.cost)
     facts["loss"] = _loss_told(work, pruned, parameters)
-    if work.job.recovery is not None:
-        facts["recovery"] = _recover(work, pruned)
     return pruned.model, pruned.plan, facts
+
+
+def _kept_or_pruned(work: Pruning) -> tuple[nn.Module, Plan, dict[str, Any]]:
+    """The same, of one process by way of a folder, from which an interrupted recovery begins to the same bytes."""
+    folder, made_from = work.state / BEFORE_RECOVERY, {**work.made_from, "job": work.job.as_json()}
+    facts_file = folder / "facts.json"
+    if shards.world_size() > 1:
+        return _pruned(work)
+    if not stage_is_done(folder, STAGE, made_from):
+        model, plan, facts = _pruned(work)
+        work.family.save_slim_checkpoint(model, work.checkpoint, plan, folder)
+        write_json(facts_file, as_json(facts))
+        record_stage(folder, STAGE, made_from, [path for path in folder.iterdir() if path.is_file()])
+    facts = read_object(facts_file)
+    loss = read_fields(Loss, facts.pop("loss"), facts_file)
+    facts = {**read_fields(PruningDocument, facts, facts_file), "loss": loss}
+    return load_checkpoint(folder).model, read_plan(folder / "plan.json"), facts
 
 
 def _prune_to_goal(work: Pruning, parameters: Costs) -> _Reached:
@@ -170,7 +198,7 @@ def _prune_to_drop(work: Pruning, costs: Costs) -> _Reached:
     return _Reached(_Pruner(work).in_one_or_two(costs, budget), costs, budget, {"search": search.trials})
 
 
-def _compensate(work: Pruning, every_block: bool, slim: torch.nn.Module, report: Report) -> Compensated:
+def _compensate(work: Pruning, every_block: bool, slim: nn.Module, report: Report) -> Compensated:
     dense = work.checkpoint.model
     with on_accelerator(slim, dense):
         return compensate_(
@@ -179,12 +207,12 @@ def _compensate(work: Pruning, every_block: bool, slim: torch.nn.Module, report:
         )  # fmt: skip
 
 
-def _recover(work: Pruning, pruned: Rotated) -> Distilled:
+def _recover(work: Pruning, model: nn.Module, plan: Plan) -> Distilled:
     """Train the pruned model in place; what the training did."""
     assert work.job.recovery is not None
-    made = {**work.made_from, "job": sha256_json(work.job.as_json()), "plan": plan_sha256(pruned.plan)}
+    made = {**work.made_from, "job": sha256_json(work.job.as_json()), "plan": plan_sha256(plan)}
     return distill_(
-        pruned.model, work.checkpoint.model, work.clips, work.judge.held_out.clips, work.family.logits,
+        model, work.checkpoint.model, work.clips, work.judge.held_out.clips, work.family.logits,
         work.job.recovery, layers=work.family.encoder_layers, decoder_layers=work.family.decoder_layers,
         seed=work.recipe.seed, state=work.state / "recovery", made_from=made, report=work.part("recovery"),
     )  # fmt: skip

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 
+from leanear.calibration.shards import keep_tensors, kept_and_told
 from leanear.runtimes import records
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.files import replaced_file
-from leanear.runtimes.process.interrupts import remember_kept
 
 STATE_FILE = "distillation.safetensors"
-STATE_SCHEMA = "leanear-distillation-2"
-METADATA_KEY = "leanear"  # one key, because safetensors does not keep the order of several
+STATE_SCHEMA = "leanear-distillation-3"
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # torch's names of what AdamW keeps of every parameter
 
 
@@ -80,46 +75,21 @@ def write_state(
         for name, parameter in trained.items():
             tensors[f"trained/{name}"] = parameter.detach()
             tensors |= {f"{moment}/{name}": optimizer.state[parameter][moment] for moment in MOMENTS}
-    description = {
-        "schema": STATE_SCHEMA, "identity": identity, "done": dataclasses.asdict(done), "seconds": seconds,
-    }  # fmt: skip
-    with replaced_file(path) as part:
-        try:
-            save_file(
-                {name: tensor.cpu().contiguous() for name, tensor in tensors.items()},
-                part,
-                metadata={METADATA_KEY: json.dumps(description, sort_keys=True)},
-            )
-        except SafetensorError as error:  # it has no errno of its own: a full disk, most often
-            raise OSError(0, str(error), str(path)) from None
-        remember_kept(path)  # before it is there: an interruption can come in between
+    told = {"done": dataclasses.asdict(done), "seconds": seconds}
+    keep_tensors(path, tensors, {"schema": STATE_SCHEMA, "identity": identity}, told)
 
 
-def read_state(
-    path: Path | None, identity: str, expected: Mapping[str, torch.Tensor], device: torch.device
-) -> _Kept | None:
+def read_state(path: Path | None, identity: str, device: torch.device) -> _Kept | None:
     """What an earlier run left, or None where there is no whole state of these inputs."""
-    if path is None or not path.is_file():
+    found = None if path is None else kept_and_told(path, {"schema": STATE_SCHEMA, "identity": identity})
+    if found is None:
         return None
     tensors: dict[str, dict[str, torch.Tensor]] = {}
-    try:
-        with safe_open(path, framework="pt") as stream:
-            description = json.loads((stream.metadata() or {}).get(METADATA_KEY, "{}"))
-            if (description.get("schema"), description.get("identity")) != (STATE_SCHEMA, identity):
-                return None
-            for key in stream.keys():  # noqa: SIM118 - not a dict, it has no iterator
-                kind, name = key.split("/", 1)
-                # torch keeps AdamW's step on the CPU
-                tensors.setdefault(kind, {})[name] = stream.get_tensor(key).to("cpu" if kind == "step" else device)
-    except (SafetensorError, json.JSONDecodeError):
-        return None  # damaged: the training is done again
-    done = records.read(Distilled, description["done"], path)
-    kinds = {"best"} if done.stopped else {"best", "trained", *MOMENTS}
-    whole = tensors.keys() == kinds and all(tensors[kind].keys() == expected.keys() for kind in kinds)
-    if not whole or any(tensors["best"][name].shape != value.shape for name, value in expected.items()):
-        return None
-    remember_kept(path)
-    return _Kept(done, description["seconds"], tensors)
+    for key, tensor in found[0].items():
+        kind, name = key.split("/", 1)
+        # torch keeps AdamW's step on the CPU
+        tensors.setdefault(kind, {})[name] = tensor.to("cpu" if kind == "step" else device)
+    return _Kept(records.read(Distilled, found[1]["done"], path), found[1]["seconds"], tensors)
 
 
 def check_same_state(accelerator: Any, kept: _Kept | None, path: Path | None) -> None:

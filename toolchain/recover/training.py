@@ -78,7 +78,7 @@ def train(work: Work, trained: dict[str, nn.Parameter], state_path: Path | None,
         parameter.requires_grad_(True)
     optimizer = torch.optim.AdamW(trained.values(), lr=work.options.peak_learning_rate, weight_decay=0.0)
     best = {name: parameter.detach().clone() for name, parameter in trained.items()}
-    kept = read_state(state_path, identity, best, work.accelerator.device)
+    kept = read_state(state_path, identity, work.accelerator.device)
     check_same_state(work.accelerator, kept, state_path)
     began_s = time.monotonic() - (0.0 if kept is None else kept.seconds)
     done = Distilled()

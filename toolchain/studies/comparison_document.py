@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Literal
 
 from leanear.benchmarks.formatting import WORD_ERROR_RATE
 from leanear.benchmarks.summary import Interval
@@ -167,7 +167,6 @@ class ComparisonDocument:
     one_shot: MethodsTable
     recovery: MethodsTable | None
     latency: MethodsLatency | None
-    MAY_LACK: ClassVar[dict[str, Any]] = {"prune": "attention"}
 
 
 def read_comparison(path: Path) -> ComparisonDocument:

@@ -517,7 +517,8 @@ def _pruned(bench: Bench, sparsity: float, recipe: RotatedRecipe) -> Rotated:
 def _in_shots(bench: Bench, sparsity: float, recipe: RotatedRecipe, shots: int) -> Rotated:
     scored, _ = divided(bench.pool[bench.order])
     recipe = dataclasses.replace(recipe, calibration_clips=bench.clips, seed=bench.seed, shots=shots)
-    loop = ClosedLoop(_held_out(bench), compensate=functools.partial(_compensate_, bench))
+    compensate = functools.partial(_compensate_, bench)
+    loop = ClosedLoop(_held_out(bench), compensate=compensate, scores=_scores(bench, recipe))
     return prune_rotated(
         bench.family, bench.checkpoint.model, scored, bench.costs, (1 - sparsity) * bench.costs.dense, recipe,
         loop=loop, clips_at_once=bench.clips_at_once, report=bench.report,

@@ -61,6 +61,13 @@ def test_one_that_the_system_cannot_read_does_not_stop_the_others(artifact, clip
     assert [answer["file"] for answer in json.loads(out)] == [str(clips / "a.wav"), str(clips / "c.wav")]
 
 
+def test_a_link_that_leads_nowhere_is_told_of(clips, caplog):
+    for name, target in {"gone.wav": "nowhere.wav", "loop.wav": "loop.wav", "good.wav": "a.wav"}.items():
+        (clips / name).symlink_to(target)
+    assert [path.name for path in clips_in(clips, (".wav",))] == ["a.wav", "b.wav", "c.wav", "good.wav"]
+    assert caplog.messages == [f"note: {clips}: links that lead nowhere are passed over: gone.wav, loop.wav"]
+
+
 def test_a_folder_that_cannot_be_read_is_told_of(clips, monkeypatch, caplog):
     (clips / "closed").mkdir()
     (clips / "open").mkdir()

@@ -176,14 +176,6 @@ def test_the_null_runtime_is_not_checked_and_says_so(null_results):
     assert "computes nothing" in null_results.document["check"]["reason"]
 
 
-def test_older_files_have_no_check(null_results, tmp_path, markdown_alone):
-    document = json.loads(null_results.path.read_text())
-    del document["check"]
-    (tmp_path / "old.json").write_text(json.dumps(document))
-    assert not read_results(tmp_path / "old.json").is_wrong
-    assert "Check of the engines" not in write_report(tmp_path / "old.json", tmp_path).markdown.read_text()
-
-
 @pytest.mark.usefixtures("run_in_one_process")
 def test_the_next_precision_is_tried_where_it_is_asked_for(tiny, tmp_path, capsys):
     if "bf16" not in choose_runtime("openvino").precisions():

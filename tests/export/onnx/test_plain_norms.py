@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from onnx import TensorProto, helper
 
 from leanear.export.ast.graph import export_ast, observe_ast
@@ -86,6 +87,24 @@ def test_a_norm_that_something_else_reads_stays(tmp_path: Path) -> None:
     assert add_plain_norms(graph, _seen(), lambda node: weight_of(graph, node) is not None) == {}
     for name, product in _run(graph, tmp_path / "after.onnx").items():
         np.testing.assert_array_equal(product, before[name])
+
+
+def test_a_norm_whose_scale_is_all_zero_stays(dense, extractor, clips, tmp_path: Path, monkeypatch) -> None:
+    graph, nothing = _graph(np.zeros_like(SCALE)), np.zeros_like(SCALE)
+    assert add_plain_norms(graph, _seen(nothing), lambda node: weight_of(graph, node) is not None) == {}
+    for name, product in _run(graph, tmp_path / "m.onnx").items():
+        expected = SHIFT.astype(np.float64) @ MATRICES[name] + BIASES.get(name, 0.0)
+        np.testing.assert_allclose(product, np.tile(expected, (TOKENS, 1)), rtol=0, atol=1e-5 * np.abs(expected).max())
+    monkeypatch.setattr("leanear.export.onnx.eight_bit_weights.SMALLEST_WEIGHT", 1)
+    torch.nn.init.zeros_(dense.audio_spectrogram_transformer.layers[0].layernorm_after.weight)
+    observed = observe_ast(dense, extractor, "openvino", clips)
+    path = export_ast(dense, extractor, tmp_path / "int8.onnx", "openvino", precision="int8", observed=observed).path
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    features = extractor(clips[0], sampling_rate=16_000, return_tensors="pt")["input_values"]
+    with torch.inference_mode():
+        expected = dense(features).logits.numpy()
+    logits = session.run(None, {session.get_inputs()[0].name: clips[0][None].astype(np.float32)})[0]
+    assert np.abs(logits - expected).max() < 0.1 * np.ptp(expected)
 
 
 def test_every_norm_before_integers_is_plain_and_rounded_at_once(

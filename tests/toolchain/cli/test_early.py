@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from transformers.models.whisper.english_normalizer import BasicTextNormalizer
 
 from leanear.cli.early import BRACKETED, check_early
 from leanear.families.asked import NOTHING_ASKED, check_language
+from leanear.outputs import check_replaceable
 from leanear.runtimes.errors import BadInput
 from tests.conftest import write_tiny, write_tones
 from tests.toolchain.speech_folder import write_speech_folder
@@ -108,6 +110,13 @@ REFUSED: dict[str, tuple[list[str], str]] = {
             ("model", "--form tensorrt --word-timestamps", "the form 'tensorrt' has none"),
         )
     },
+    **{
+        f"{command[0]}, a window longer than Whisper's": (
+            [*command, "--window", "2.5"],
+            "--window 2.5: expected full, auto, or seconds over 2 (a tail of silence is part of it), up to the model's",
+        )
+        for command in map(asked, ("deploy", "export", "transcribe"), 3 * ("data",))
+    },
     "no artifact": (["bench", "ast"], "ast: no artifact, for there is no manifest.json"),
     **{
         f"{command} {flags}": ([command, "ast", "--data", "tones", "--out", "out", *flags.split()], said)
@@ -171,6 +180,19 @@ def test_one_line_and_no_torch(told, field, name):
 def test_what_has_no_word_is_what_whispers_own_normaliser_leaves_nothing_of(text):
     left = BasicTextNormalizer()(text)
     assert any(map(str.isalnum, BRACKETED.sub("", text))) == any(map(str.isalnum, left))
+
+
+def test_a_folder_that_cannot_be_moved_is_refused_where_one_is_moved_to_its_place(tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(OSError, match="busy"):
+        os.rename(".", "../there")
+    for marker in ("plan.json", "manifest.json"):
+        for out in (Path("."), Path("../here")):
+            with pytest.raises(BadInput, match="--out is the folder that you are in"):
+                check_replaceable(out, marker)
+        check_replaceable(Path("slim"), marker)
+    check_replaceable(Path("."), "explore.json")
 
 
 def test_what_is_only_in_a_split_that_is_not_read_is_not_refused(tmp_path):

@@ -56,7 +56,7 @@ def test_deploy_ships_the_window_and_says_so(model, data, tmp_path, markdown_alo
     assert windows_of(out / "dense") == {"choice": "full", "lengths": [96_000], "tail": 0}
     assert windows_of(out / "slim") == {"choice": "4", "lengths": [64_000, 96_000], "tail": 32_000}
     results = read_results(out / "results" / "null-fp32.json")
-    assert results.windows == {"dense": "full (6 s)", "slim": "4 s (else 6 s)"}
+    assert results.content.options.windows == {"dense": "full (6 s)", "slim": "4 s (else 6 s)"}
     answers = results.document["accuracy"]["roles"]
     assert all(len(answers[role]["second_tries"]) == len(answers[role]["texts"]) for role in ("dense", "slim"))
     assert sum(answers["dense"]["second_tries"]) == 0

@@ -12,10 +12,11 @@ from torch import nn
 from leanear.calibration.sites import FeedForwardSite
 from leanear.data.examples import HeldOut
 from leanear.families import ast
+from leanear.outputs import held
 from leanear.prune import scoring
 from leanear.prune.allocation.allocate import Allocation
 from leanear.prune.closed_loop import Corrections, SingleBlocks
-from leanear.prune.pruning import check_scores_folder, held
+from leanear.prune.pruning import check_scores_folder
 from leanear.prune.scoring import score_widths
 from leanear.prune.widths import RotatedRecipe, cut
 from leanear.runtimes.errors import BadInput

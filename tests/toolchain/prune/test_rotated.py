@@ -94,6 +94,15 @@ def test_the_checkpoint_holds_what_the_plan_says_within_the_budget(tiny_ast, tin
     assert all(torch.equal(value, before[name]) for name, value in tiny_ast.state_dict().items())
 
 
+def test_scoring_is_told_of_block_by_block(tiny_ast):
+    told: list[float] = []
+    pruned(tiny_ast, 0.5, report=lambda text, share=None: told.append(share) if text.startswith("scored") else None)
+    batches, blocks = 3, len(tiny_ast.audio_spectrogram_transformer.layers)
+    assert told == sorted(told)
+    assert len(told) >= batches * blocks > batches
+    assert len(set(told)) >= batches * blocks
+
+
 def test_shots_take_equal_shares_and_add_up_in_one_plan(tiny_ast):
     told = []
     found = pruned(

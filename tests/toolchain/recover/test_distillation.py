@@ -560,7 +560,7 @@ def test_finished_state_is_not_trained_again_and_other_or_damaged_state_is(tiny_
     tensors = load_file(path)
     with safe_open(path, framework="pt") as stream:
         metadata = stream.metadata()
-    assert json.loads(metadata["leanear"])["done"]["stopped"] == ALL_EPOCHS
+    assert json.loads(metadata["leanear"])["told"]["done"]["stopped"] == ALL_EPOCHS
     save_file(dict(list(tensors.items())[1:]), path, metadata=metadata)
     _, said = run(damaged(tiny_ast), made_from={"checkpoint": "1" * 64})
     assert said[0].startswith("recovery, update 1/3"), "not whole"

@@ -13,6 +13,7 @@ from leanear.data.examples import HeldOut, LabelledInputs, divided
 from leanear.families import ast
 from leanear.prune.costs import parameter_costs
 from leanear.prune.rotated import ClosedLoop, prune_rotated
+from leanear.prune.scoring import score_widths
 from leanear.prune.widths import RotatedRecipe, choose_widths
 from leanear.recover.compensation import compensate_
 from leanear.recover.distillation_options import Distillation
@@ -93,6 +94,32 @@ def test_the_default_is_what_pruning_does_by_default(bench):
     compensate_(ast, slim, dense, scored, held_out)
     made = make(bench, DEFAULT, 0.2)
     assert made.plan.sites == expected.plan.sites
+    assert torch.equal(logits(made.model), logits(expected.model))
+
+
+def test_two_shots_take_the_dense_models_scores_from_those_of_one(bench, monkeypatch):
+    recipe = dataclasses.replace(RotatedRecipe(), seed=3, calibration_clips=20, shots=2)
+    dense, scored_models = bench.checkpoint.model, []
+    scored, held_out = divided(bench.pool[bench.order])
+
+    def compensate(model, _report=None, **options):
+        return compensate_(ast, model, dense, scored, held_out, **options)
+
+    expected = prune_rotated(
+        ast, dense, scored, parameter_costs(bench.plan), 0.5 * bench.plan.attention_parameters_dense, recipe,
+        loop=ClosedLoop(HeldOut(dense, held_out, ast.logits), compensate=compensate),
+    )  # fmt: skip
+    compensate(expected.model, every_block=expected.fits_all)
+    for place in ("leanear.prune.rotated", "leanear.studies.methods"):
+        monkeypatch.setattr(
+            f"{place}.score_widths",
+            lambda family, model, *given, **named: (
+                scored_models.append(model) or score_widths(family, model, *given, **named)
+            ),
+        )
+    make(bench, "without compensation", 0.5)
+    made = make(bench, "two shots", 0.5)
+    assert [model is dense for model in scored_models] == [True, False]
     assert torch.equal(logits(made.model), logits(expected.model))
 
 

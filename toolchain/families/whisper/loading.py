@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 from transformers import (
     GenerationConfig,
     WhisperConfig,
@@ -59,11 +58,8 @@ def load_checkpoint(folder: Path, asked: Asked = NOTHING_ASKED) -> WhisperCheckp
     config = load_config(SlimWhisperConfig if slim else WhisperConfig, model_class, folder, SIZE_SIGNS)
     _check_geometry(folder, config)
     _check_window(folder, config, feature_extractor)
-    require_features(
-        f"{folder}/preprocessor_config.json",
-        lambda: features(feature_extractor, [np.zeros(feature_extractor.sampling_rate // 10, np.float32)]),
-        (config.num_mel_bins, config.max_source_positions * FRAMES_PER_POSITION),
-    )
+    wanted = config.num_mel_bins, config.max_source_positions * FRAMES_PER_POSITION
+    require_features(folder, feature_extractor, features, wanted)
     _check_vocabulary(folder, config, tokenizer)
     generation_config = _load_generation_config(folder, config, tokenizer)
     model = load_weights(model_class, folder)

@@ -24,7 +24,7 @@ from leanear.families import modeling_slim_whisper
 from leanear.families.checkpoint_files import PRUNING_FILE, write_slim_folder
 from leanear.families.family import AttentionBlocks
 from leanear.families.modeling_slim_whisper import SlimWhisperConfig, SlimWhisperForConditionalGeneration
-from leanear.families.slimming import kept_widths, named_feed_forward, slim_config, slim_state
+from leanear.families.slimming import smaller_model
 from leanear.plan import Plan, SitePlan, full_plan
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import read_object, write_json
@@ -186,19 +186,15 @@ def slim_model(
     feed-forward blocks that become smaller, by name; the others are copied. The softmax scale is handed over as the
     constant that it is. Alignment heads get their new numbers, see `alignment_heads`.
     """
-    dense_sites = attention_sites(model)
-    states = feed_forward_states or {}
-    widths = kept_widths(feed_forward_sites(model), states)
-    config = slim_config(model.config, SLIM, sites, dense_sites[0].scaling, widths)
-    with torch.device("meta"):
-        slim = SlimWhisperForConditionalGeneration(config)
-    changed = named_feed_forward(states, lambda name: f"model.{name.removesuffix('.feed_forward')}")
-    state = slim_state(model, dense_sites, sites, attention_states, "model", "out_proj", changed)
-    slim.load_state_dict(state, strict=True, assign=True)
+    blocks = attention_sites(model), feed_forward_sites(model)
+    slim = smaller_model(
+        model, SLIM, blocks, sites, attention_states, feed_forward_states, ("model", "out_proj"),
+        lambda name: f"model.{name.removesuffix('.feed_forward')}",
+    )  # fmt: skip
     slim.tie_weights()
     slim.generation_config = copy.deepcopy(model.generation_config)
     _set_alignment_heads(slim.generation_config, alignment_heads(model.generation_config, sites))
-    return slim.eval().to(model.device)
+    return slim.to(model.device)
 
 
 def alignment_heads(settings: GenerationConfig, sites: tuple[SitePlan, ...]) -> AlignmentHeads:
