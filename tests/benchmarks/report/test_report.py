@@ -372,8 +372,8 @@ def test_the_short_table(null_results):
 @pytest.mark.parametrize(
     ("points", "figure"),
     [
-        ((0.24, -0.2, 0.6), "at most 0.6 points lost"),
-        ((0.001, -0.2, 0.6), "no loss"),
+        ((0.24, -0.2, 0.6), "0.24 points lost"),
+        ((0.001, -0.2, 0.6), "0 points"),
         ((0.4, 0.1, 0.8), "0.4 points lost"),
     ],
 )
@@ -383,4 +383,4 @@ def test_no_loss_is_not_said_beside_a_loss(null_results, points, figure):
     change = replace(analysis.change, change=Interval(-lost, -most, -least))
     card = headline_cards(replace(analysis, change=change), None)[0]
     assert card.figure == figure
-    assert (", a loss of" in card.detail) == (figure != "no loss")
+    assert (", a loss of" in card.detail) == (figure != "0 points")

@@ -96,8 +96,8 @@ def test_bench_and_compare_say_the_window(artifact, data, tmp_path, capsys):
         out = str(tmp_path / f"{name}.json")
         common = ["--data", str(data), "--threads", "1", "--budget", "1"]
         assert run(["bench", str(artifact), *common, "--out", out, *flags]) == 0
-    assert read_results(tmp_path / "short.json").windows == {"slim": "4 s (else 6 s)"}
-    assert read_results(tmp_path / "full.json").windows == {"slim": "full (6 s)"}
+    assert read_results(tmp_path / "short.json").content.options.windows == {"slim": "4 s (else 6 s)"}
+    assert read_results(tmp_path / "full.json").content.options.windows == {"slim": "full (6 s)"}
     capsys.readouterr()
     assert run(["compare", str(tmp_path / "full.json"), str(tmp_path / "short.json"), "--json"]) in (0, 8)
     compared = json.loads(capsys.readouterr().out)

@@ -71,9 +71,5 @@ def test_what_it_is_not_is_one_line(path, change, said):
         READERS[path.name](path)
 
 
-def test_a_deployment_of_before_does_not_say_what_was_asked(tmp_path):
-    document = {key: value for key, value in DOCUMENTS["deployment.json"].items() if key != "asked"}
-    (tmp_path / "deployment.json").write_text(json.dumps(document))
-    assert read_deployment(tmp_path).asked == {}
-    (tmp_path / "deployment.json").unlink()
+def test_a_folder_may_have_no_deployment(tmp_path):
     assert read_deployment(tmp_path) is None

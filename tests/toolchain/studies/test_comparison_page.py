@@ -65,6 +65,7 @@ def document():
     return {
         "schema": COMPARISON_SCHEMA,
         "model": "a-model",
+        "prune": "attention",
         "made_from": {"checkpoint": "c0ffee"},
         "command": ["leanear", "compare-methods", "a-model"],
         "calibration": {"pool": 30, "clips": 20, "seed": 0, "split": "by hand"},
