@@ -371,11 +371,7 @@ def test_the_short_table(null_results):
 
 @pytest.mark.parametrize(
     ("points", "figure"),
-    [
-        ((0.24, -0.2, 0.6), "0.24 points lost"),
-        ((0.001, -0.2, 0.6), "0 points"),
-        ((0.4, 0.1, 0.8), "0.4 points lost"),
-    ],
+    [((0.24, -0.2, 0.6), "0.24 points lost"), ((0.001, -0.2, 0.6), "0 points"), ((0.4, 0.1, 0.8), "0.4 points lost")],
 )
 def test_no_loss_is_not_said_beside_a_loss(null_results, points, figure):
     lost, least, most = (each / 100 for each in points)
