@@ -1,8 +1,10 @@
-"""Ctrl-C in a command that runs in the process of the tests, which has imported all, where a test says."""
+"""Ctrl-C in a command that runs in the process of the tests, which has imported all, where a test says.
+
+The handler that is installed is called as Python calls it: a signal that met none would end the tests without a word.
+"""
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import threading
@@ -15,9 +17,15 @@ from leanear.runtimes.process import interrupts
 
 def interrupted_at(place: str, arguments: list[str]) -> int:
     """The command's status; ctrl-C comes where it calls the function of that name. What it sets is as before."""
+
+    def press(*_given: object, **_named: object) -> None:
+        handler = signal.getsignal(signal.SIGINT)
+        assert callable(handler), handler
+        handler(signal.SIGINT, sys._getframe())
+
     before = signal.getsignal(signal.SIGINT)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(place, lambda *_given, **_named: os.kill(os.getpid(), signal.SIGINT))
+        patch.setattr(place, press)
         patch.setattr(sys, "unraisablehook", sys.unraisablehook)
         patch.setattr(interrupts, "_asked", threading.Event())
         try:
