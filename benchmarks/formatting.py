@@ -126,7 +126,7 @@ def block_title(name: str) -> str:
 
 def reason_of(value: Any) -> str:
     """Why a fact was not measured, of an object in JSON or of an `Unknown`."""
-    return str(value["reason"] if isinstance(value, dict) else value.reason)
+    return str(value.get("reason", "no reason is given") if isinstance(value, dict) else value.reason)
 
 
 def fact_text(name: str, value: Any) -> str:

@@ -85,10 +85,8 @@ def held(state: Path, half_written: Sequence[str] = ("*", "*/*", "*/*/*")) -> It
 def stage_is_done(folder: Path, name: str, made_from: dict[str, Any]) -> bool:
     """Whether stage `name` in `folder` was completed from just these inputs and its outputs are still what it wrote."""
     record = _read(folder, name)
-    outputs = {folder / output: sha256 for output, sha256 in record["outputs"].items()}
-    return record["made_from"] == made_from and all(
-        path.is_file() and sha256_file(path) == sha256 for path, sha256 in outputs.items()
-    )
+    files = [(folder / output, sha256) for output, sha256 in record["outputs"].items()]
+    return record["made_from"] == made_from and all(path.is_file() and sha256_file(path) == of for path, of in files)
 
 
 def recorded_inputs(folder: Path, name: str) -> dict[str, Any]:
@@ -97,10 +95,11 @@ def recorded_inputs(folder: Path, name: str) -> dict[str, Any]:
 
 
 def _read(folder: Path, name: str) -> dict[str, Any]:
-    try:
-        return read_json(_record(folder, name), STAGE_SCHEMA, ("made_from", "outputs"))
-    except BadInput:
-        return {"made_from": {}, "outputs": {}}
+    with contextlib.suppress(BadInput):
+        record = read_json(_record(folder, name), STAGE_SCHEMA, ("made_from", "outputs"))
+        if all(isinstance(record[key], dict) for key in ("made_from", "outputs")):
+            return record
+    return {"made_from": {}, "outputs": {}}
 
 
 def run_stage(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
@@ -46,6 +47,15 @@ def test_runs_again_when_its_output_is_gone_or_changed(tmp_path, damage):
     assert not stage_is_done(tmp_path, "prune", {"checkpoint": "a"})
     assert work.run({"checkpoint": "a"}) is True
     assert (tmp_path / "out.bin").read_bytes() == b"result"
+
+
+@pytest.mark.parametrize("kind", ["made_from", "outputs"])
+def test_a_record_of_another_kind_is_none(tmp_path, kind):
+    work = Work(tmp_path)
+    work.run({"checkpoint": "a"})
+    record = next((tmp_path / ".stages").iterdir())
+    record.write_text(json.dumps({**json.loads(record.read_text()), kind: [1]}))
+    assert work.run({"checkpoint": "a"}) is True
 
 
 def test_a_stage_that_fails_is_not_done(tmp_path):
