@@ -54,7 +54,7 @@ def check_early(
         check_language(folder, asked.language)
         if window is not None and not own:
             positions = read_object(folder / "config.json").get("max_source_positions")
-            check_window_choice(window, positions / 50 if isinstance(positions, int) else math.inf)
+            check_window_choice(window, positions / 50 if isinstance(positions, int) else math.inf)  # 50 a second
     else:
         asked.refuse_for(folder)
     if data is None and not reads:

@@ -23,7 +23,6 @@ pytestmark = pytest.mark.usefixtures("shortest_benchmark", "measured_here")
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> Path:
-
     return write_tiny(tmp_path_factory.mktemp("model") / NASTY)
 
 
