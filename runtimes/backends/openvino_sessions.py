@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Iterator
 
 import numpy as np
 
@@ -13,11 +14,15 @@ from leanear.runtimes.artifact import Artifact
 from leanear.runtimes.audio.waveforms import WaveformInput
 from leanear.runtimes.backends.cpu_speech import CpuSpeechSession, one_line
 from leanear.runtimes.backends.openvino_cpu import DEVICE, NAME
-from leanear.runtimes.backends.unneeded_memory import give_back_memory
+from leanear.runtimes.backends.unneeded_memory import give_back_heap, give_back_memory, give_back_pages
 from leanear.runtimes.errors import BadInput, RuntimeUnavailable
 from leanear.runtimes.sessions import SessionOptions, checked_logits
 from leanear.runtimes.speech.speech_cache import aligned_zeros
 
+# What OpenVINO keeps compiled for shapes that it met, the latest so many of a graph's products. A window of another
+# length takes 2 to 6 MB of them, and a second store of oneDNN's own, within OpenVINO, would keep as many again.
+COMPILED_KEPT = 16
+SECOND_STORE = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
 ELEMENT_TYPES = {"fp32": "f32", "bf16": "bf16", "int8": "f32", "int8-bf16": "bf16"}
 
 
@@ -43,6 +48,7 @@ def compile_graph(path: Path, options: SessionOptions, profiling: bool = False) 
         hint.enable_cpu_pinning(): False,
         hint.dynamic_quantization_group_size(): 0,
         properties.enable_profiling(): profiling,
+        "CPU_RUNTIME_CACHE_CAPACITY": COMPILED_KEPT,
     }
     try:
         compiled = openvino.Core().compile_model(os.fspath(path), DEVICE, settings)
@@ -55,6 +61,18 @@ def compile_graph(path: Path, options: SessionOptions, profiling: bool = False) 
             f"{NAME}: asked for {options.precision}, but the compiled model reports {reported.get_type_name()}"
         )
     return compiled
+
+
+@contextlib.contextmanager
+def _without_second_store() -> Iterator[None]:
+    """While OpenVINO's first graph is compiled and run, which is when its oneDNN asks how much it is to keep."""
+    asked = os.environ.get(SECOND_STORE)
+    os.environ.setdefault(SECOND_STORE, "0")
+    try:
+        yield
+    finally:
+        if asked is None:
+            del os.environ[SECOND_STORE]
 
 
 def _mapped_folders(graphs: Path) -> tuple[Path, Path]:
@@ -111,6 +129,7 @@ class IntelCpuSession:
 class IntelSpeechSession(CpuSpeechSession):
     """An encoder and a decoder compiled by OpenVINO; all that a step reads and writes is memory of the session."""
 
+    @_without_second_store()
     def __init__(self, artifact: Artifact, options: SessionOptions) -> None:
         # The larger one first: while it is compiled, its weights are in memory twice.
         self._decoder = compile_graph(artifact.graphs["decoder"], options)
@@ -135,17 +154,17 @@ class IntelSpeechSession(CpuSpeechSession):
         self._cache.rows, self._bound = 0, None  # nothing was started yet
 
     def _encode(self, samples: np.ndarray, number: int) -> None:
+        give_back_pages(self._folders[0])  # rows of the vocabulary's table, which decoding has mapped
+        if 2 * samples.shape[1] >= self._window:  # in shorter windows it would take too much of the time
+            give_back_heap()
         for name, buffer in {"waveform": samples, **self._crossed.of(number)}.items():
             self._encoding.set_tensor(name, _shared(buffer))
         self._run(self._encoding, self._crossed.positions)
 
     def _run(self, request: Any, *shape: int) -> None:
         """Infer. When OpenVINO first runs with a shape it reads and arranges weights, and keeps what that took."""
-        is_new = shape not in self._met
-        if is_new:  # what was mapped since, such as rows of a vocabulary's table
-            give_back_memory(*self._folders)
         request.infer()
-        if is_new:
+        if shape not in self._met:
             self._met.add(shape)
             give_back_memory(*self._folders)
 

@@ -44,9 +44,9 @@ def give_back_pages(folder: Path, access: str = DATA) -> int:
     advise = ctypes.CDLL(None, use_errno=True).madvise
     advise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     inside, given = os.fspath(folder.resolve()) + os.sep, 0
-    for line in MAPS.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
-        fields = line.split(maxsplit=5)
-        if len(fields) == 6 and fields[1].startswith(access) and fields[5].startswith(inside):
+    lines = MAPS.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    for fields in (line.split(maxsplit=5) for line in lines if inside in line):
+        if fields[1].startswith(access) and fields[5].startswith(inside):
             begin, end = (int(address, 16) for address in fields[0].split("-"))
             if advise(begin, end - begin, DONT_NEED) == 0:
                 given += end - begin

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -222,3 +224,32 @@ def test_pieces_of_long_audio_say_together_what_each_says_alone(exported, sessio
     assert found[1][:2] == found[3][:2]
     assert (found[1][2], found[3][2]) == (1, 3)
     assert found[1][0]
+
+
+HEAR_MANY_WINDOWS = """
+import sys
+from pathlib import Path
+import numpy as np
+from leanear.runtimes.artifact import read_artifact
+from leanear.runtimes.choose import choose_runtime
+from leanear.runtimes.sessions import SessionOptions
+
+session = choose_runtime("openvino").load(read_artifact(Path(sys.argv[1])), SessionOptions(threads=1))
+for number in range(24):
+    session.encode(np.ones(1_000, np.float32), 96_000 - 640 * number)
+    session.start()
+    session.step(np.array([[1, 2]]))
+    if number % 16 == 7:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        print(next(int(line.split()[1]) for line in lines if line.startswith("RssAnon:")))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the system has no /proc")
+def test_windows_of_many_lengths_take_no_more_memory_on_openvino(checkpoint: Any, tmp_path: Path) -> None:
+    """It keeps what it compiled for a shape: 3 MB a length here, where nothing is let go."""
+    folder = tmp_path / "artifact"
+    write_unproved_artifact(checkpoint, CLIPS, folder, ExportOptions("openvino", {}, {}, window="3.5"))
+    command = [sys.executable, "-c", HEAR_MANY_WINDOWS, str(folder)]
+    after_8, after_24 = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert int(after_24) - int(after_8) < 15_000  # kB
