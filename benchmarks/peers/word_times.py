@@ -52,7 +52,7 @@ class Differences:
     def add(self, ours: list[Timed], theirs: list[Timed]) -> None:
         """Compare one clip's words."""
         self.ours, self.theirs = self.ours + len(ours), self.theirs + len(theirs)
-        spelled = [[_letters(word) for word, _, _ in words] for words in (ours, theirs)]
+        spelled = [["".join(filter(str.isalnum, word.lower())) for word, _, _ in words] for words in (ours, theirs)]
         matcher = difflib.SequenceMatcher(None, *spelled, autojunk=False)
         for block in matcher.get_matching_blocks():
             for place in range(block.size):
@@ -64,10 +64,6 @@ class Differences:
     def both(self) -> np.ndarray:
         """Absolute differences of starts and ends."""
         return np.abs([*self.starts, *self.ends])
-
-
-def _letters(word: str) -> str:
-    return "".join(letter for letter in word.lower() if letter.isalnum())
 
 
 def read_audio(paths: list[Path]) -> dict[str, np.ndarray]:

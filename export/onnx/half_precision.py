@@ -97,12 +97,9 @@ class _Halving:
                 weights[name] = weight
         if both:
             for node in self._nodes:
-                if self._is_half(node):
+                if node.op_type != "Cast" and any(self._types.get(name) == HALF for name in node.output):
                     node.input[:] = [f"{name}.half" if name in both else name for name in node.input]
         self._graph.nodes, self._graph.weights = self._nodes, weights
-
-    def _is_half(self, node: onnx.NodeProto) -> bool:
-        return any(self._types.get(name) == HALF for name in node.output) and node.op_type != "Cast"
 
     def _add(self, node: onnx.NodeProto) -> None:
         is_float = any(self._type_of(name) is not None for name in node.input) and node.op_type != "Shape"

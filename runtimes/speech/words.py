@@ -81,7 +81,7 @@ def split_words(vocabulary: Vocabulary, tokens: Sequence[int], language: str | N
     """
     pieces: list[Piece] = []
     for text, first, behind in _whole_characters(vocabulary, tokens):
-        sounds = not _is_punctuation(text)
+        sounds = not all(letter.isspace() or unicodedata.category(letter).startswith("P") for letter in text)
         if pieces and not _begins_word(pieces[-1].text, text, language in SPACELESS):
             last = pieces[-1]
             begin = first if last.is_punctuation else last.begin
@@ -111,10 +111,6 @@ def _begins_word(before: str, text: str, spaceless: bool) -> bool:
     if text[:1].isspace():
         return True
     return spaceless and not all(letter.isascii() and letter.isalnum() for letter in (before[-1:], text[:1]) if letter)
-
-
-def _is_punctuation(text: str) -> bool:
-    return all(letter.isspace() or unicodedata.category(letter).startswith("P") for letter in text)
 
 
 def _with_punctuation(pieces: Sequence[Piece]) -> list[Piece]:

@@ -71,7 +71,8 @@ class Command(click.Command):
         for parameter in self.params:
             if parameter.nargs == 1:
                 word = parameter.name if isinstance(parameter, click.Argument) else max(parameter.opts, key=len)
-                parameter.envvar = _variable("leanear", self.name, word)
+                words = ("leanear", self.name or "", word.strip("-"))
+                parameter.envvar = "_".join(words).replace("-", "_").upper()
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options section by section, those of no section last."""
@@ -88,10 +89,6 @@ class Command(click.Command):
             if records:
                 with formatter.section(heading):
                     formatter.write_dl(records)
-
-
-def _variable(*words: str | None) -> str:
-    return "_".join((word or "").strip("-").replace("-", "_").upper() for word in words)
 
 
 command = functools.partial(click.command, cls=Command)

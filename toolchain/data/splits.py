@@ -109,11 +109,6 @@ def is_split(name: str) -> bool:
     return name.lower() in SPLIT_KEYWORDS
 
 
-def _split_of(name: str) -> str | None:
-    """The outermost folder in a file's path that is a split; None where it is in none."""
-    return next((part for part in Path(name).parts[:-1] if is_split(part)), None)
-
-
 def _uses(names: Iterable[str]) -> tuple[list[str], list[str]]:
     """Of split folders, those to calibrate on and those to evaluate on.
 
@@ -145,8 +140,8 @@ def _listed_splits(table: Path, examples: Sequence[Example]) -> dict[str, list[E
     """A table's examples by the split folder that their files are in; none where these do not make splits."""
     by_split: dict[str, list[Example]] = {}
     for example in examples:
-        split = None if Path(example.name).is_absolute() else _split_of(example.name)
-        by_split.setdefault(split or "", []).append(example)
+        folders = () if Path(example.name).is_absolute() else Path(example.name).parts[:-1]
+        by_split.setdefault(next(filter(is_split, folders), ""), []).append(example)  # the outermost that is one
     outside = by_split.pop("", [])
     if not all(_uses(by_split)):
         return {}

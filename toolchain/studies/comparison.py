@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -155,13 +154,10 @@ def _write_row(folder: Path, key: str, kept: Mapping[str, Outcome]) -> None:
     if isinstance(found, Finished):
         with replaced_file(_answers_path(folder, key)) as part, open(part, "wb") as stream:
             np.savez(stream, **dataclasses.asdict(found.answers))
-    lines = [json.dumps({"identity": name, **_line(outcome)}) for name, outcome in kept.items()]
+    rows = {name: outcome.row if isinstance(outcome, Finished) else outcome for name, outcome in kept.items()}
+    lines = [json.dumps({"identity": name, **dataclasses.asdict(row)}) for name, row in rows.items()]
     write_text(folder / ROWS_FILE, "".join(line + "\n" for line in lines))
     remember_kept(folder / ROWS_FILE)
-
-
-def _line(outcome: Outcome) -> dict[str, Any]:
-    return dataclasses.asdict(outcome.row if isinstance(outcome, Finished) else outcome)
 
 
 def read_rows(folder: Path | None) -> dict[str, Outcome]:

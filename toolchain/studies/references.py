@@ -109,24 +109,17 @@ def python_reference() -> str:
         thing = getattr(leanear, name)
         parts.append(f"## leanear.{name}\n\n{_told(name, thing)}")
         if inspect.isclass(thing) and not issubclass(thing, Exception):
-            members = [(key, value) for key, value in vars(thing).items() if not key.startswith("_")]
-            parts += [f"### {name}.{key}\n\n{_told(key, value)}" for key, value in members if _is_told(value)]
+            named = [(key, value) for key, value in vars(thing).items() if not key.startswith("_")]
+            members = [each for each in named if isinstance(each[1], property) or inspect.isfunction(each[1])]
+            parts += [f"### {name}.{key}\n\n{_told(key, value)}" for key, value in members]
     parts += [f"## {given.__module__}.{given.__name__}\n\n{_told(given.__name__, given)}" for given in GIVEN]
     return "\n".join([*parts, EVALUATION_KEYS])
 
 
-def _is_told(value: Any) -> bool:
-    return isinstance(value, property) or inspect.isfunction(value)
-
-
 def _told(name: str, thing: Any) -> str:
-    of_property = isinstance(thing, property)
-    signature = "" if of_property or _is_error(thing) else str(inspect.signature(thing, eval_str=False))
+    has_none = isinstance(thing, property) or (inspect.isclass(thing) and issubclass(thing, Exception))
+    signature = "" if has_none else str(inspect.signature(thing, eval_str=False))
     return f"```\n{name}{signature.replace(chr(39), '')}\n\n{inspect.getdoc(thing)}\n```\n"
-
-
-def _is_error(thing: Any) -> bool:
-    return inspect.isclass(thing) and issubclass(thing, Exception)
 
 
 def main() -> None:

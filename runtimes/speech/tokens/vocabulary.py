@@ -10,7 +10,7 @@ import codecs
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterable, Iterator, Mapping
+from typing import Iterable, Iterator, Mapping
 
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import read_json
@@ -112,13 +112,10 @@ def read_vocabulary(path: Path) -> Vocabulary:
         if not isinstance(written, str):
             raise BadInput(f"{path}: tokens[{token}] is {written!r}, not a text")
     words = document.get("words", [])
-    if not isinstance(words, list) or not all(_is_id(token, special_from, len(tokens)) for token in words):
+    allowed = range(special_from, len(tokens))
+    if not isinstance(words, list) or not all(type(token) is int and token in allowed for token in words):
         raise BadInput(f"{path}: words is not a list of tokens from {special_from} to {len(tokens) - 1}")
     return make_vocabulary(tokens, special_from, str(path), words)
-
-
-def _is_id(token: Any, first: int, behind: int) -> bool:
-    return isinstance(token, int) and not isinstance(token, bool) and first <= token < behind
 
 
 def make_vocabulary(tokens: list[str], special_from: int, where: str, words: Iterable[int] = ()) -> Vocabulary:

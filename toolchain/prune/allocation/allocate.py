@@ -246,7 +246,10 @@ def _by_counts(heads: Sequence[HeadOptions], pairs: Sequence[tuple[int, int]], c
             damages[better], places[number][better] = one_more[better], kept
     counts = np.argwhere(np.isfinite(damages))
     counts = counts[counts.any(axis=1)]
-    costs = np.array([checked_cost(cost(_repeated(pairs, count))) for count in counts.tolist()])
+    widths = [
+        [pair for pair, times in zip(pairs, count, strict=True) for _ in range(times)] for count in counts.tolist()
+    ]
+    costs = np.array([checked_cost(cost(tuple(each))) for each in widths])
     available = np.flatnonzero(np.isfinite(costs))
     counts, costs = counts[available], costs[available]
     found = pareto(costs, damages[tuple(counts.T)], counts)
@@ -256,10 +259,6 @@ def _by_counts(heads: Sequence[HeadOptions], pairs: Sequence[tuple[int, int]], c
 
 def _along(axis: int, array: np.ndarray) -> np.ndarray:
     return np.moveaxis(array, axis, 0)
-
-
-def _repeated(pairs: Sequence[tuple[int, int]], count: Sequence[int]) -> Widths:
-    return tuple(pair for pair, times in zip(pairs, count, strict=True) for _ in range(times))
 
 
 def _last_choices(
