@@ -23,6 +23,7 @@ from tests.export.whisper_cases import KINDS, WINDOW_SAMPLES, noise, small_whisp
 from tests.whisper_models import make_extractor, make_whisper
 
 ROOM = 16
+NEAR = 3e-5  # of the largest logit: sums in float32, in the order that a CPU's instructions make
 
 
 class OnnxRuntime:
@@ -101,7 +102,7 @@ def test_computes_what_the_model_computes(kind: str, form: str, tmp_path: Path) 
     tokens = np.random.default_rng(0).integers(0, 300, (2, 7))
     expected = torch_logits(model, waveform, tokens)[:, [0, 2, 5, 6]]
     logits = _decode(encoder, decoder, model.model.decoder.embed_tokens, waveform, tokens, (1, 2, 3, 1))
-    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=NEAR * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -112,7 +113,7 @@ def test_openvino_computes_the_forms_of_plain_operators(kind: str, form: str, tm
     tokens = np.random.default_rng(0).integers(0, 300, (2, 7))
     expected = torch_logits(model, waveform, tokens)[:, [0, 2, 5, 6]]
     logits = _decode(encoder, decoder, model.model.decoder.embed_tokens, waveform, tokens, (1, 2, 3, 1))
-    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=NEAR * np.abs(expected).max())
 
 
 def test_tokens_fed_at_once_are_tokens_fed_one_by_one(tmp_path: Path) -> None:
@@ -121,7 +122,7 @@ def test_tokens_fed_at_once_are_tokens_fed_one_by_one(tmp_path: Path) -> None:
     tokens = np.random.default_rng(1).integers(0, 300, (1, 9))
     singly = _decode(encoder, decoder, model.model.decoder.embed_tokens, waveform, tokens, (1,) * 9)
     at_once = _decode(encoder, decoder, model.model.decoder.embed_tokens, waveform, tokens, (9,))
-    np.testing.assert_allclose(singly[:, -1], at_once[:, -1], rtol=0, atol=1e-5 * np.abs(at_once).max())
+    np.testing.assert_allclose(singly[:, -1], at_once[:, -1], rtol=0, atol=NEAR * np.abs(at_once).max())
 
 
 @pytest.mark.parametrize("samples", [1, WINDOW_SAMPLES, WINDOW_SAMPLES + 1, 3 * WINDOW_SAMPLES])
@@ -131,7 +132,7 @@ def test_every_length_of_audio_is_one_window(samples: int, tmp_path: Path) -> No
     tokens = np.array([[5, 6, 7]])
     expected = torch_logits(model, waveform, tokens)[:, -1:]
     logits = _decode(encoder, decoder, model.model.decoder.embed_tokens, waveform, tokens, (3,))
-    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=NEAR * np.abs(expected).max())
 
 
 def test_an_mlp_in_parts_computes_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +145,7 @@ def test_an_mlp_in_parts_computes_the_same(tmp_path: Path, monkeypatch: pytest.M
     tokens = np.array([[5, 6, 7]])
     expected = torch_logits(model, waveform, tokens)[:, -1:]
     logits = _decode(encoder, decoder, model.model.decoder.embed_tokens, waveform, tokens, (3,))
-    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=NEAR * np.abs(expected).max())
 
 
 def test_cross_keys_and_values_are_those_of_the_model(tmp_path: Path) -> None:
@@ -155,10 +156,10 @@ def test_cross_keys_and_values_are_those_of_the_model(tmp_path: Path) -> None:
         states = model.model.encoder(features).last_hidden_state
         block = model.model.decoder.layers[0].encoder_attn
         keys, values = block.k_proj(states)[0].numpy(), block.v_proj(states)[0].numpy()
-    np.testing.assert_allclose(crossed["cross_key.0"][0], keys.T, rtol=0, atol=1e-5 * np.abs(keys).max())
+    np.testing.assert_allclose(crossed["cross_key.0"][0], keys.T, rtol=0, atol=NEAR * np.abs(keys).max())
     # The value bias went into the output bias.
     unbiased = values - block.v_proj.bias.detach().numpy()
-    np.testing.assert_allclose(crossed["cross_value.0"][0], unbiased, rtol=0, atol=1e-5 * np.abs(values).max())
+    np.testing.assert_allclose(crossed["cross_value.0"][0], unbiased, rtol=0, atol=NEAR * np.abs(values).max())
 
 
 def test_scale_is_the_models_own_and_not_derived_from_a_width(tmp_path: Path) -> None:
@@ -170,7 +171,7 @@ def test_scale_is_the_models_own_and_not_derived_from_a_width(tmp_path: Path) ->
     encoder, decoder = (OnnxRuntime(path) for path in _export(tmp_path, model, "portable"))
     expected = torch_logits(model, waveform, tokens)[:, -1:]
     logits = _decode(encoder, decoder, model.model.decoder.embed_tokens, waveform, tokens, (3,))
-    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=NEAR * np.abs(expected).max())
 
 
 def test_an_output_matrix_of_its_own_is_another_weight(tmp_path: Path) -> None:
@@ -180,7 +181,7 @@ def test_an_output_matrix_of_its_own_is_another_weight(tmp_path: Path) -> None:
     encoder, decoder = (OnnxRuntime(path) for path in _export(tmp_path, model, "portable"))
     expected = torch_logits(model, waveform, tokens)[:, -1:]
     logits = _decode(encoder, decoder, model.model.decoder.embed_tokens, waveform, tokens, (3,))
-    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=NEAR * np.abs(expected).max())
     # The rows that are looked up are beside the graph all the same.
     stored = np.fromfile(tmp_path / "decoder.bin", np.float32, embedding.size).reshape(embedding.shape)
     np.testing.assert_array_equal(stored, embedding)
