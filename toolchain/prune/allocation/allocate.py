@@ -246,10 +246,10 @@ def _by_counts(heads: Sequence[HeadOptions], pairs: Sequence[tuple[int, int]], c
             damages[better], places[number][better] = one_more[better], kept
     counts = np.argwhere(np.isfinite(damages))
     counts = counts[counts.any(axis=1)]
-    widths = [
-        [pair for pair, times in zip(pairs, count, strict=True) for _ in range(times)] for count in counts.tolist()
-    ]
-    costs = np.array([checked_cost(cost(tuple(each))) for each in widths])
+    widths = (
+        tuple(pair for pair, times in zip(pairs, count, strict=True) for _ in range(times)) for count in counts.tolist()
+    )
+    costs = np.array([checked_cost(cost(each)) for each in widths])
     available = np.flatnonzero(np.isfinite(costs))
     counts, costs = counts[available], costs[available]
     found = pareto(costs, damages[tuple(counts.T)], counts)
