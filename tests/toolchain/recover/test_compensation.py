@@ -469,7 +469,7 @@ def test_an_encoder_runs_once_for_the_blocks_of_a_decoder_where_what_it_gives_fi
         compensate_(whisper, found[-1], dense, given[:8], given[8:], ridge=(1e-2,))
         assert counted[8] == runs
     for name, tensor in found[0].state_dict().items():
-        assert torch.allclose(found[1].state_dict()[name], tensor, rtol=1e-3, atol=1e-3), name
+        assert torch.allclose(found[1].state_dict()[name], tensor, rtol=3e-4, atol=3e-4), name
 
 
 def test_only_output_projections_change_and_modes_stay(tiny_ast, inputs):
