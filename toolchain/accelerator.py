@@ -26,12 +26,12 @@ def has_bfloat16(device: torch.device) -> bool:
 
 @contextlib.contextmanager
 def on_accelerator(*models: nn.Module) -> Iterator[None]:
-    """The models on the accelerator within the block, and on the CPU after it."""
-    device = accelerator()
+    """The models on the accelerator within the block, and after it where they were."""
+    homes = [next(model.parameters()).device for model in models]
     try:
         for model in models:
-            model.to(device)
+            model.to(accelerator())
         yield
     finally:
-        for model in models:
-            model.to("cpu")
+        for model, home in zip(models, homes, strict=True):
+            model.to(home)

@@ -15,7 +15,7 @@ FIRST_PLAN_SCHEMA = "leanear-plan-1"  # of attention alone
 DERIVED_KEYS = ("attention_parameters", "feed_forward_parameters", "sparsity", "by_kind")  # for the reader
 CHANNELS_AS_TRAINED = "channels as trained"
 Prune = Literal["attention", "feed-forward", "all"]
-SitesChoice = Literal["all", "self-attention"]
+SitesChoice = Literal["all", "self-attention", "encoder"]
 ROTATED = "rotated by "  # followed by what the basis was made from: the channels are those of the new basis
 
 
@@ -171,8 +171,9 @@ def feed_forward_parameters(plan: Plan) -> int:
 
 
 def untouched(sites: Iterable[SitePlan | AttentionSite], choice: SitesChoice) -> frozenset[str]:
-    """The names of the blocks that are not pruned: none, or, with "self-attention", those of cross-attention."""
-    return frozenset(site.name for site in sites if choice == "self-attention" and site.kind == "cross")
+    """The names of the blocks that are not pruned: none, cross-attention's, or all that are not the encoder's."""
+    kept = {"all": (), "self-attention": ("cross",), "encoder": ("cross", "decoder")}[choice]
+    return frozenset(site.name for site in sites if site.kind in kept)
 
 
 def first_channels(site: AttentionSite, widths: Iterable[tuple[int, int]]) -> SitePlan:

@@ -33,8 +33,7 @@ class Transcript:
     """What one clip was heard to say.
 
     language: in which, as a code; None of silence, or where the model knows but one. tokens: how many were decoded;
-    seconds: how long that took, encoder included. windows: how many were decoded; second_tries: how many of them were
-    heard again in the full window.
+    seconds: how long that took, encoder included. windows: how many were decoded; second_tries: of them, once more.
     """
 
     text: str
@@ -49,7 +48,7 @@ class Transcript:
 def evaluation_options(longest_s: float, window_s: float) -> DecodeOptions:
     """Greedy decoding with no fallback, no test for silence and no protection from loops: what the model itself says.
 
-    Timestamps are asked for only where clips are longer than a window, for they say where the next window starts.
+    But what has too short a text is heard again. Timestamps are asked for only where clips are longer than a window.
     """
     return DecodeOptions(
         timestamps=longest_s > window_s,

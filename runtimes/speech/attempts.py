@@ -112,7 +112,7 @@ class Hearing:
             reason = self._why_again(decoded, samples)
             if not reason:
                 return decoded
-            self.tally.second_tries[reason] = self.tally.second_tries.get(reason, 0) + 1
+            self.tally.again(reason)
             if reason == "short":
                 return self._in_full(samples, language, previous, least_tokens(samples, self.model.sample_rate_hz))
         elif first_try is not None and self._passes(first_try):
@@ -166,8 +166,7 @@ class Hearing:
 
     def says_too_little(self, decoded: Decoded, samples: np.ndarray) -> bool:
         """Whether a window, where all are full ones, has more to be heard than was said."""
-        are_full = len(self.model.encoder_windows.lengths) == 1
-        return self.options.stop_repeats and are_full and self._why_again(decoded, samples) == "short"
+        return len(self.model.encoder_windows.lengths) == 1 and self._why_again(decoded, samples) == "short"
 
     def _in_full(self, samples: np.ndarray, language: str | None, previous: Sequence[int], least: int = 0) -> Decoded:
         """The full window at the first temperature that passes the tests, else at the last; least: see `TokenRules`."""

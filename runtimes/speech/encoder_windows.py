@@ -16,7 +16,7 @@ from leanear.runtimes.errors import BadInput
 from leanear.runtimes.manifest import AUTO, FULL, Decoding, EncoderWindows
 
 DEFAULT_WINDOW = AUTO  # of `transcribe`, and of what is exported for a runtime that takes windows of several lengths
-AUTO_FROM_S, AUTO_STEP_S = 10, 1  # a new length costs a runtime milliseconds once, a second of silence always
+AUTO_FROM_S, AUTO_STEP_S = 10, 2  # a new length costs a runtime time and memory, a second of silence time
 TAIL_S = 2.0  # of silence behind the audio
 TOKENS_PER_MINUTE = 200.0  # 100 tokens of a 30 s window: brisk speech in Whisper's English vocabulary
 FEWEST_TOKENS = 4
@@ -41,8 +41,8 @@ def choose_windows(choice: str, window_samples: int, sample_rate_hz: int, step_s
     tail, full_s = round(TAIL_S * sample_rate_hz), window_samples / sample_rate_hz
     if choice == AUTO:
         seconds = range(AUTO_FROM_S, math.ceil(full_s), AUTO_STEP_S)
-        shorter = [_whole_steps(each, sample_rate_hz, step_samples) for each in seconds]
-        shorter = [length for length in shorter if length < window_samples]
+        lengths = (_whole_steps(each, sample_rate_hz, step_samples) for each in seconds)
+        shorter = [length for length in lengths if length < window_samples]
         return EncoderWindows(AUTO, (*shorter, window_samples), tail if shorter else 0)
     wanted = float(check_window_choice(choice, full_s))
     length = _whole_steps(wanted, sample_rate_hz, step_samples)

@@ -26,7 +26,7 @@ and why:
   whole window is taken. So it is with a shorter loop where no temperature passes the compression test. Where a window
   moved on by less than a tenth and the next one says just the same, that is left out and the whole window is taken.
   Earlier text is forgotten, too, after a window that says just what the one before said.
-- With `stop_repeats` and full windows alone, one with too short a text for what is audible is cut, and heard again.
+- With `quiet_cuts` and full windows alone, one with too short a text for what is audible is cut, and heard again.
 - Audio that is short enough is heard in a window shorter than the trained one
   (`leanear.runtimes.speech.encoder_windows`), at the first temperature. What fails a test there, or is not to be
   trusted (`leanear.runtimes.speech.attempts`), is heard again in the full window, from the first temperature on;
@@ -64,7 +64,6 @@ STUCK_SHARE = 0.1  # of a window
 QUIET_SHARE, QUIET_REACH_S = 2 / 3, 8.0  # of a window's end, and at most: where it may be cut
 QUIET_S = 0.4
 PIECE_S = 20.0  # of long audio, at most
-PIECE_LENGTHS_APART = 2  # windows of pieces are every second of those of clips
 
 
 class Waveform(Protocol):
@@ -119,7 +118,6 @@ def transcribe_windows(
         BadInput: the model does not have the language or the task, or the audio has NaN or infinite samples.
     """
     in_pieces = is_in_pieces(model, waveform, options, is_long)
-    model = _with_few_windows(model) if in_pieces else model
     tokens = model.tokens
     generator = np.random.default_rng(options.seed)
     hearing = Hearing(session, model, options, generator, Tally() if tally is None else tally, in_pieces)
@@ -147,6 +145,7 @@ def transcribe_windows(
             if options.stop_repeats and shown and holds_no_speech(decoded, options):
                 decoded = hearing.window(samples, language, prompts.shown(list(prompts.first)), None)
             if options.quiet_cuts and hearing.says_too_little(decoded, samples):
+                hearing.tally.again("cut")
                 samples = samples[: _quietest_moment(samples[: len(samples) * 2 // 3], model.sample_rate_hz)]
                 decoded = hearing.window(samples, language, prompts.shown(before), None)
             window = _taken(model, options, decoded, start, len(samples), is_piece=in_pieces)
@@ -170,13 +169,6 @@ def is_in_pieces(model: SpeechModel, waveform: Waveform, options: DecodeOptions,
         return False
     longest = windows.longest_piece + _frame_samples(model)
     return is_long or len(waveform[0:longest]) == longest
-
-
-def _with_few_windows(model: SpeechModel) -> SpeechModel:
-    """The model with fewer of the windows that are chosen by length, so that more pieces are of one."""
-    windows = model.encoder_windows
-    every = PIECE_LENGTHS_APART if windows.choice == AUTO else 1
-    return replace(model, windows=replace(windows, lengths=windows.lengths[::-every][::-1]))
 
 
 def single_window(model: SpeechModel, waveform: np.ndarray) -> np.ndarray | None:

@@ -22,9 +22,10 @@ class Tally:
     """What transcribing took, counted as it goes on.
 
     windows: that were decoded; short: of them, in a window shorter than the full one; second_tries: how many of those
-    were heard again in full, by the reason ("cap", "loop", "short": see `short_windows`; "unlikely": the tokens were).
-    repeats: windows of which what comes again and again was left out; voice: what was left out because nobody speaks,
-    None: nothing was. segments: that have words; taken_for: what audio without a header was taken for.
+    were heard again in full, by the reason ("cap", "loop", "short": see `attempts`; "unlikely": the tokens were), or of
+    full ones in two parts ("cut": too little was heard). repeats: windows of which what comes again and again was left
+    out; voice: what was left out because nobody speaks, None: nothing was. segments: that have words; taken_for: what
+    audio without a header was taken for.
     """
 
     windows: int = 0
@@ -34,6 +35,10 @@ class Tally:
     voice: VoiceKept | None = None
     segments: int = 0
     taken_for: str = ""
+
+    def again(self, reason: str) -> None:
+        """One more second try."""
+        self.second_tries[reason] = self.second_tries.get(reason, 0) + 1
 
     @property
     def heard_again(self) -> int:
@@ -51,8 +56,7 @@ class Tally:
         if self.second_tries:
             reasons = ", ".join(f"{count} {reason}" for reason, count in self.second_tries.items())
             were = "was" if self.heard_again == 1 else "were"
-            short = plural(self.short, "short window")
-            parts.append(f"{self.heard_again} of {short} {were} heard again in full ({reasons})")
+            parts.append(f"{self.heard_again} of {plural(self.windows, 'window')} {were} heard again ({reasons})")
         if self.repeats:
             parts.append(f"in {plural(self.repeats, 'window')} what came again and again was left out")
         return "; ".join(parts)

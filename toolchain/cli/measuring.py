@@ -249,16 +249,16 @@ def evaluate(narrator: Narrator, model_or_artifact: str, data: Data | None, as_j
         return
     if "word_error_rate" in result:
         interval = result["word_error_rate_interval_95"]
-        spread = NO_RATE_INTERVAL
-        if interval is not None:
-            spread = f"95 % interval {100 * interval[0]:.2f} to {100 * interval[1]:.2f}"
-        kinds = ", ".join(
-            f"{result[key]:,} {said}"
-            for key, said in (("substitutions", "replaced"), ("deletions", "left out"), ("insertions", "put in"))
+        low, high = interval or (0.0, 0.0)
+        spread = f"95 % interval {100 * low:.2f} to {100 * high:.2f}" if interval else NO_RATE_INTERVAL
+        kinds = (
+            f"{result['substitutions']:,} replaced, {result['deletions']:,} left out, {result['insertions']:,} put in"
         )
+        tries = f"; {result['second_tries']} of {plural(result['windows'], 'window')} heard again"
         click.echo(
             f"word error rate {100 * result['word_error_rate']:.2f} % of {result['reference_words']:,} words in "
-            f"{plural(result['clips'], 'clip')} ({spread}): {kinds}{_silent(result)}"
+            f"{plural(result['clips'], 'clip')} ({spread}): {kinds}{tries * bool(result['second_tries'])}"
+            f"{_silent(result)}"
         )
         click.echo(f"metric: {result['metric']}")
         return

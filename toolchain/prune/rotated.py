@@ -49,17 +49,8 @@ class Rotated:
     corrections: Corrections | None = None
     shots: int | None = None
 
-    @property
-    def loss_matters(self) -> bool:
-        """Whether so much was measured to be lost that it shows."""
-        return self._loses(MATTERS_NATS)
-
-    @property
-    def fits_all(self) -> bool:
-        """Whether feed-forward blocks of full width are to be fitted as well."""
-        return self._loses(FITS_ALL_NATS)
-
-    def _loses(self, nats: float) -> bool:
+    def loses(self, nats: float) -> bool:
+        """Whether so much was measured to be lost."""
         return bool(self.rounds) and not self.rounds[self.best].measured < nats
 
 
@@ -142,7 +133,7 @@ def prune_rotated(
 def in_one_or_two(prune: Callable[[int], Rotated]) -> Rotated:
     """What is pruned in one shot or, where that loses what matters and two lose less, in two; prune: in so many."""
     one = prune(1)
-    if not one.loss_matters:
+    if not one.loses(MATTERS_NATS):
         return one
     try:
         two = prune(2)

@@ -25,7 +25,7 @@ from leanear.prune.curve import estimated_curve, loss_begins_at
 from leanear.prune.document import Cost, CurvePoint, Loss, PruningDocument, Widths
 from leanear.prune.job import PruneJob, as_held, costs_and_budget, dense_plan
 from leanear.prune.latency_goal import prune_to_latency
-from leanear.prune.rotated import ClosedLoop, Rotated, in_one_or_two, prune_rotated
+from leanear.prune.rotated import FITS_ALL_NATS, ClosedLoop, Rotated, in_one_or_two, prune_rotated
 from leanear.prune.search import search_sparsity
 from leanear.prune.widths import RotatedRecipe
 from leanear.recover.compensation import Compensated, compensate_
@@ -139,7 +139,7 @@ def _pruned(work: Pruning) -> tuple[nn.Module, Plan, dict[str, Any]]:
     widths = Widths(work.recipe.multiples, work.recipe.one_width_per_head, work.job.filled_by)
     pruned, facts = reached.pruned, {"method": "rotated", "widths": widths, **reached.facts}
     if work.job.compensation:
-        facts["compensation"] = _compensate(work, pruned.fits_all, pruned.model, work.part("compensation"))
+        facts["compensation"] = _compensate(work, pruned.loses(FITS_ALL_NATS), pruned.model, work.part("compensation"))
     facts["cost"] = Cost(reached.costs.unit, reached.costs.dense, reached.budget, pruned.cost)
     facts["loss"] = _loss_told(work, pruned, parameters)
     return pruned.model, pruned.plan, facts

@@ -101,6 +101,7 @@ def choose_widths(
         BadInput: the budget is below what the smallest model costs.
     """
     check_budget(sites, costs, budget, recipe)
+    costs = _without_decoder(costs, recipe)
     dense = [tuple(zip(site.query_key_widths, site.value_output_widths, strict=True)) for site in sites]
     whole = kept_whole_names(sites, recipe)
     kept_whole = [index for index, site in enumerate(sites) if site.name in whole]
@@ -139,6 +140,17 @@ def kept_whole_names(sites: Sequence[AttentionSite], recipe: RotatedRecipe) -> f
     return untouched(sites, recipe.sites) | gone
 
 
+def _without_decoder(costs: Costs, recipe: RotatedRecipe) -> Costs:
+    """The costs where the decoder's feed-forward blocks are fixed, if they are not pruned."""
+    pruned = tuple(block for block in costs.feed_forward if _is_pruned(block, recipe))
+    kept = sum(block.of(block.width) for block in costs.feed_forward if block not in pruned)
+    return dataclasses.replace(costs, fixed=costs.fixed + kept, feed_forward=pruned)
+
+
+def _is_pruned(block: FeedForwardCost | FeedForwardSite, recipe: RotatedRecipe) -> bool:
+    return recipe.prune != "attention" and (recipe.sites != "encoder" or block.kind == "encoder")
+
+
 def may_go(site: AttentionSite, recipe: RotatedRecipe) -> bool:
     """Whether the block, which is pruned, may lose all its heads."""
     return site.may_go and recipe.whole_blocks and bool(site.query_key_widths)
@@ -162,7 +174,7 @@ def check_budget(sites: Sequence[AttentionSite], costs: Costs, budget: float, re
 
 def least_cost(sites: Sequence[AttentionSite], costs: Costs, recipe: RotatedRecipe) -> float:
     """What the narrowest model costs: one head, or none, in every block that is pruned, no feed-forward channel."""
-    whole, least = kept_whole_names(sites, recipe), costs.fixed
+    whole, least = kept_whole_names(sites, recipe), _without_decoder(costs, recipe).fixed
     for index, site in enumerate(sites):
         dense = tuple(zip(site.query_key_widths, site.value_output_widths, strict=True))
         if site.name in whole:
@@ -184,7 +196,7 @@ def narrowest_model(family: Family, model: nn.Module, recipe: RotatedRecipe) -> 
     """The smallest model that there is to prune to, with some of the dense one's weights: to be timed, not used."""
     sites, blocks = family.attention_sites(model), family.feed_forward_sites(model)
     whole = kept_whole_names(sites, recipe)
-    none = {block.name: first_channels_state(block, 0) for block in blocks if recipe.prune != "attention"}
+    none = {block.name: first_channels_state(block, 0) for block in blocks if _is_pruned(block, recipe)}
     return family.slim_model(model, tuple(_narrowest(site, site.name in whole, recipe) for site in sites), None, none)
 
 

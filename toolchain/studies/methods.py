@@ -33,7 +33,7 @@ from leanear.progress import Report, quiet
 from leanear.prune.allocation.allocate import Allocation
 from leanear.prune.allocation.frontier import ROUNDING
 from leanear.prune.costs import Costs, parameter_costs
-from leanear.prune.rotated import ClosedLoop, Rotated, in_one_or_two, prune_measured, prune_rotated
+from leanear.prune.rotated import FITS_ALL_NATS, ClosedLoop, Rotated, in_one_or_two, prune_measured, prune_rotated
 from leanear.prune.scoring import Bases, Scores, score_widths
 from leanear.prune.widths import RotatedRecipe, choose_widths, cut, kept_channels
 from leanear.recover.compensation import Compensated as Compensation
@@ -496,7 +496,7 @@ def _default(bench: Bench, sparsity: float, recipe: RotatedRecipe) -> Made:
     pruned = in_one_or_two(
         lambda shots: _pruned(bench, sparsity, recipe) if shots == 1 else _in_shots(bench, sparsity, recipe, shots)
     )
-    _compensate_(bench, pruned.model, every_block=pruned.fits_all)
+    _compensate_(bench, pruned.model, every_block=pruned.loses(FITS_ALL_NATS))
     return Made(pruned.model, pruned.plan)
 
 
@@ -541,7 +541,7 @@ def _default_as_small(bench: Bench, sparsity: float, recipe: RotatedRecipe) -> M
 def _shots(bench: Bench, sparsity: float, recipe: RotatedRecipe) -> Made:
     """In as many shots as the recipe says, whatever one loses."""
     pruned = _in_shots(bench, sparsity, recipe, recipe.shots or 1)
-    _compensate_(bench, pruned.model, every_block=pruned.fits_all)
+    _compensate_(bench, pruned.model, every_block=pruned.loses(FITS_ALL_NATS))
     return Made(pruned.model, pruned.plan)
 
 

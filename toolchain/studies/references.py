@@ -62,7 +62,7 @@ A dictionary, as `leanear eval --json` prints it.
   `cross_entropy`.
 - Whisper: `word_error_rate` (a share), `word_error_rate_interval_95` (bootstrap over clips; `None` where no draw
   differs), `metric` (the normaliser), `reference_words`, `substitutions`, `deletions`, `insertions`, `windows` decoded,
-  `second_tries` (short windows heard again in full), `loops` (transcripts that repeat themselves), `batch`, `seconds`
+  `second_tries` (windows heard again), `loops` (transcripts that repeat themselves), `batch`, `seconds`
   (time taken), `audio_s`, `asked` (task and language).
 """
 GIVEN = (Segment, Word, DecodeOptions)  # what transcribe gives and takes

@@ -75,7 +75,7 @@ def test_transcribe_counts_second_tries(artifact, clip, capsys):
     assert windows["decoded"] >= windows["short"] >= windows["second_tries"]
     assert windows["short"] >= 1
     assert sum(windows["second_tries_because"].values()) == windows["second_tries"]
-    assert ("heard again in full" in printed.err) == (windows["second_tries"] > 0)
+    assert ("heard again" in printed.err) == (windows["second_tries"] > 0)
     base = ["transcribe", str(clip), "--model", str(artifact), "--threads", "1"]
     assert run([*base, "--window", "full", "--output-format", "json"]) == 0
     assert json.loads(capsys.readouterr().out)["windows"]["short"] == 0

@@ -20,7 +20,7 @@ from leanear.prune.allocation.allocate import BlockOptions, HeadOptions, allocat
 from leanear.prune.costs import mac_costs, parameter_costs
 from leanear.prune.rotated import prune_rotated
 from leanear.prune.scoring import score_widths
-from leanear.prune.widths import RotatedRecipe, choose_widths, cut, kept_channels
+from leanear.prune.widths import RotatedRecipe, choose_widths, cut, kept_channels, least_cost, narrowest_model
 from leanear.runtimes.errors import BadInput
 from tests.conftest import make_tiny_ast
 from tests.toolchain.prune.test_rotated import clips
@@ -63,16 +63,21 @@ def test_macs_of_the_plan_are_those_of_the_model():
     assert found.cost == count_macs(found.model).total <= 0.7 * count_macs(model).total
 
 
-def test_whisper_macs_of_the_plan_are_those_of_the_model():
+@pytest.mark.parametrize("sites", ["all", "encoder"])
+def test_whisper_macs_of_the_plan_are_those_of_the_model(sites):
     checkpoint = whisper_checkpoint()
-    model = checkpoint.model
+    model, recipe = checkpoint.model, dataclasses.replace(ALL, sites=sites)
     plan = dataclasses.replace(whisper.dense_plan(model), prune="all")
     costs = mac_costs(plan, whisper.macs(checkpoint, model))
-    found = prune_rotated(whisper, model, whisper_clips(6), costs, 0.98 * costs.dense, ALL)
-    slim, dense = (whisper.macs(checkpoint, each).total for each in (found.model, model))
-    assert found.cost == slim <= 0.98 * dense
+    found = prune_rotated(whisper, model, whisper_clips(6), costs, 0.98 * costs.dense, recipe)
+    slim, dense = (whisper.macs(checkpoint, each) for each in (found.model, model))
+    assert found.cost == slim.total <= 0.98 * dense.total
     assert {block.kind for block in found.plan.feed_forward} == {"encoder", "decoder"}
     assert any(len(block.channels) < block.dense_width for block in found.plan.feed_forward)
+    smaller = {kind for kind, macs in dense.by_kind.items() if slim.by_kind[kind] < macs}
+    assert smaller == ({"encoder"} if sites == "encoder" else {"encoder", "cross_keys_values", "decoder"})
+    narrowest = whisper.macs(checkpoint, narrowest_model(whisper, model, recipe)).total
+    assert least_cost(whisper.attention_sites(model), costs, recipe) == narrowest
 
 
 def test_a_dense_twin_with_zeroed_channels_is_the_slim_model():

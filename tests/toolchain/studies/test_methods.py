@@ -12,7 +12,7 @@ import torch
 from leanear.data.examples import HeldOut, LabelledInputs, divided
 from leanear.families import ast
 from leanear.prune.costs import parameter_costs
-from leanear.prune.rotated import ClosedLoop, prune_rotated
+from leanear.prune.rotated import FITS_ALL_NATS, MATTERS_NATS, ClosedLoop, prune_rotated
 from leanear.prune.scoring import score_widths
 from leanear.prune.widths import RotatedRecipe, choose_widths
 from leanear.recover.compensation import compensate_
@@ -89,7 +89,7 @@ def test_the_default_is_what_pruning_does_by_default(bench):
         ast, dense, scored, parameter_costs(bench.plan), 0.8 * bench.plan.attention_parameters_dense, recipe,
         loop=ClosedLoop(HeldOut(dense, held_out, ast.logits)),
     )  # fmt: skip
-    assert not expected.loss_matters, "one shot is enough"
+    assert not expected.loses(MATTERS_NATS), "one shot is enough"
     slim = expected.model
     compensate_(ast, slim, dense, scored, held_out)
     made = make(bench, DEFAULT, 0.2)
@@ -109,7 +109,7 @@ def test_two_shots_take_the_dense_models_scores_from_those_of_one(bench, monkeyp
         ast, dense, scored, parameter_costs(bench.plan), 0.5 * bench.plan.attention_parameters_dense, recipe,
         loop=ClosedLoop(HeldOut(dense, held_out, ast.logits), compensate=compensate),
     )  # fmt: skip
-    compensate(expected.model, every_block=expected.fits_all)
+    compensate(expected.model, every_block=expected.loses(FITS_ALL_NATS))
     for place in ("leanear.prune.rotated", "leanear.studies.methods"):
         monkeypatch.setattr(
             f"{place}.score_widths",
