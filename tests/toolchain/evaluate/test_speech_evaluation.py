@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
@@ -73,6 +74,19 @@ def test_checkpoint_and_artifact_make_the_same_errors(checkpoint, tmp_path, caps
     printed = capsys.readouterr().out
     assert "word error rate" in printed
     assert "metric: word error rate by jiwer" in printed
+
+
+def test_what_has_too_short_a_text_is_heard_again_and_counted(checkpoint, tmp_path, capsys, monkeypatch):
+    data = write_speech_folder(tmp_path / "data", ["the cat and the dog"] * 2 * CLIPS)
+    asked = ["eval", str(checkpoint), "--data", str(data), "--calibration-clips", str(CLIPS), "--threads", "1"]
+    assert run(asked) == 0
+    assert "heard again" not in capsys.readouterr().out
+    monkeypatch.setattr("leanear.runtimes.speech.attempts.LEAST_TOKENS_PER_S", 1000.0)
+    monkeypatch.setattr("leanear.runtimes.speech.attempts.LEAST_AUDIBLE_S", 0.1)
+    assert run(asked) == 0
+    again, windows = re.search(r"(\d+) of (\d+) windows heard again", capsys.readouterr().out).groups()
+    assert int(again) > 0
+    assert int(windows) >= CLIPS + int(again)
 
 
 def test_words_heard_in_a_clip_that_has_none_count_as_put_in(checkpoint, tmp_path, capsys):
