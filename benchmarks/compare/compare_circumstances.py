@@ -113,5 +113,5 @@ def _own_circumstances(side: Side) -> dict[str, Any]:
         found["decoding of the clips"] = document.accuracy.decoding
         found["encoder's window"] = document.options.windows.get(side.role)
         tries = document.accuracy.roles[side.role].second_tries if side.role in document.accuracy.roles else None
-        found["clips heard again in the full window"] = tries and sum(tries)
+        found["windows heard again"] = tries and sum(tries)
     return found

@@ -46,6 +46,7 @@ from leanear.runtimes.sessions import SpeechSession
 from leanear.runtimes.speech.attempts import Hearing, holds_no_speech
 from leanear.runtimes.speech.decode_options import (
     DecodeOptions,
+    Prompts,
     check_options,
     check_rows_of,
     chosen_language,
@@ -137,17 +138,9 @@ def transcribe_windows(
             samples = _window_at(start, longest, model, waveform, options)
         if samples is None:
             return
-        if is_silent(samples):
-            window = Window(start, len(samples), len(samples), None, ())
-        else:
-            decoded = hearing.window(samples, language, prompts.shown(before), first_try)
-            shown = bool(before) and before != list(prompts.first)
-            if options.stop_repeats and shown and holds_no_speech(decoded, options):
-                decoded = hearing.window(samples, language, prompts.shown(list(prompts.first)), None)
-            if options.quiet_cuts and hearing.says_too_little(decoded, samples):
-                hearing.tally.again("cut")
-                samples = samples[: _quietest_moment(samples[: len(samples) * 2 // 3], model.sample_rate_hz)]
-                decoded = hearing.window(samples, language, prompts.shown(before), None)
+        samples, decoded = _heard(hearing, samples, language, prompts, before, first_try)
+        window = Window(start, len(samples), len(samples), None, ())
+        if decoded is not None:
             window = _taken(model, options, decoded, start, len(samples), is_piece=in_pieces)
             is_stuck = options.stop_repeats and last is not None and _is_stuck(last, window, model)
             hearing.tally.repeats += is_stuck or (decoded.looped and bool(window.segments))
@@ -160,6 +153,30 @@ def transcribe_windows(
                 window = with_word_times(session, model, window, last, options)
         yield window
         start, last, first_try = start + window.advance, window, None
+
+
+def _heard(
+    hearing: Hearing,
+    samples: np.ndarray,
+    language: str | None,
+    prompts: Prompts,
+    before: Sequence[int],
+    first_try: Decoded | None,
+) -> tuple[np.ndarray, Decoded | None]:
+    """What is heard in `samples`, None of silence; or in their beginning, where of all of them it is too little."""
+    if is_silent(samples):
+        return samples, None
+    options, first = hearing.options, list(prompts.first)
+    decoded = hearing.window(samples, language, prompts.shown(before), first_try)
+    if options.stop_repeats and before and before != first and holds_no_speech(decoded, options):
+        decoded = hearing.window(samples, language, prompts.shown(first), None)
+    if not (options.quiet_cuts and hearing.says_too_little(decoded, samples)):
+        return samples, decoded
+    hearing.tally.again("cut")
+    hearing.tally.windows -= 1  # what was heard first counts for nothing
+    samples = samples[: _quietest_moment(samples[: len(samples) * 2 // 3], hearing.model.sample_rate_hz)]
+    silent = is_silent(samples)
+    return samples, None if silent else hearing.window(samples, language, prompts.shown(before), None)
 
 
 def is_in_pieces(model: SpeechModel, waveform: Waveform, options: DecodeOptions, is_long: bool = False) -> bool:
@@ -221,7 +238,7 @@ def _taken(
     if is_piece and advance < samples:
         said = sum(len(tokens) for *_, tokens in spans) - 1  # the last pair's second timestamp begins what follows
         spans, advance = [*spans, (advance, samples, decoded.tokens[said:])], samples
-    if not options.timestamps or decoded.looped or advance <= 0 or is_piece:
+    if not options.timestamps or decoded.looped or advance <= 0 or advance > samples or is_piece:
         advance = samples
     if not options.timestamps:
         spans = [(0, samples, decoded.tokens)]

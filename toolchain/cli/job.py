@@ -15,7 +15,6 @@ if TYPE_CHECKING:  # torch: seconds to import
     from leanear.prune.job import PruneJob
     from leanear.prune.widths import RotatedRecipe
     from leanear.recover.distillation_options import Distillation
-    from leanear.reference.schedule import PruneRecipe
     from leanear.timing.speech_work import SpeechWork
 
 SPEECH_KEYS = ("pools", "sites")  # of models with more than one kind of attention
@@ -42,10 +41,12 @@ def prune_job(model: str, target: str, flags: dict[str, Any], ships: bool) -> Pr
     _check_speech(model, recipe, device, flags)
     _check_method(recipe, goal)
     from leanear.prune.job import PruneJob
+    from leanear.reference.schedule import PruneRecipe
 
     settled = {"goal": goal, "target": device, "asked": flags["asked"], "recipe_file": recipe.given}
     if recipe.method == REFERENCE:
-        return PruneJob(recipe=_reference(recipe, goal, flags["seed"]), **settled)
+        shared: Any = {"recovery": recipe.recovery, "seed": flags["seed"], **_shared(recipe, PruneRecipe)}
+        return PruneJob(recipe=PruneRecipe(sparsity=goal.value, **shared), **settled)
     rotated, training = _rotated(recipe, device, flags["seed"]), _training(recipe)
     return PruneJob(recipe=rotated, compensation=recipe.compensate, recovery=training, work=work, **settled)
 
@@ -60,12 +61,6 @@ def _check_method(recipe: Recipe, goal: Goal) -> None:
             raise BadInput(f"{flag} is of method rotated, and the method is reference")
     elif recipe.recovery == "none" and "distillation." in recipe.given:
         raise BadInput("--recipe: the table [distillation] is of no use without --recovery full or lora")
-
-
-def _reference(recipe: Recipe, goal: Goal, seed: int) -> PruneRecipe:
-    from leanear.reference.schedule import PruneRecipe
-
-    return PruneRecipe(sparsity=goal.value, recovery=recipe.recovery, seed=seed, **_shared(recipe, PruneRecipe))  # type: ignore[arg-type]
 
 
 def _rotated(recipe: Recipe, device: Target, seed: int) -> RotatedRecipe:

@@ -231,7 +231,7 @@ def evaluate(narrator: Narrator, model_or_artifact: str, data: Data | None, as_j
 
     mAP, with the mean area under the ROC curve and d', is what a model gets whose clips may have several labels.
 
-    Speech is decoded greedily, without fallback, and compared after Whisper's own text normaliser.
+    Speech is decoded greedily, without rising temperatures, and compared after Whisper's own text normaliser.
 
     \b
     Examples:

@@ -6,7 +6,7 @@ from typing import Any
 from leanear.benchmarks.formatting import megabytes
 from leanear.benchmarks.report.page import Block, Paragraph, Section, Table
 from leanear.progress import Narrator
-from leanear.runtimes.artifact import Artifact, read_artifact
+from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.backends.engines import (
     BF16,
     ahead_of_time,
@@ -41,7 +41,8 @@ def engines_stage(folder: Path, device: Target, reason: str, narrator: Narrator)
     built, engines, precisions = False, {}, []
     for role in ROLES:
         artifact = read_artifact(folder / role)
-        options = SessionOptions(threads=device.threads, precision=_precision(role, artifact, device))
+        in_bf16 = (role, device.precision) == ("slim", BF16)  # its graphs do not say so
+        options = SessionOptions(threads=device.threads, precision=BF16 if in_bf16 else engine_precision(artifact))
         precisions.append(options.precision)
         kept = kept_engines(device.runtime, artifact, options, place, artifact.folder)
         if kept is None:
@@ -73,11 +74,6 @@ def engines_stage(folder: Path, device: Target, reason: str, narrator: Narrator)
     }
     write_json(folder / ENGINES_FILE, document)
     return built
-
-
-def _precision(role: str, artifact: Artifact, device: Target) -> str:
-    """What an artifact's engines compute in: what its graphs say, but for a slim model that ships in bf16."""
-    return device.precision if (role, device.precision) == ("slim", BF16) else engine_precision(artifact)
 
 
 def read_engines(folder: Path) -> dict[str, Any]:

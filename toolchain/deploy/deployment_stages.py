@@ -140,7 +140,8 @@ def export_stage(
         with narrator.step(f"exporting {name} to ONNX and proving it") as report:
             clips = read_clips(calibration).waveforms
             clips = clips[: quantiser_clips(len(clips))]
-            dense_bytes = None if dense is None else _graph_bytes(dense, graphs)
+            beside = None if dense is None else read_artifact(dense)
+            dense_bytes = beside.graph_bytes if beside is not None and beside.precisions == {graphs} else None
             checkpoint = load_checkpoint(source, asked)
             alignment = alignment_of(cast(Any, checkpoint)) if word_timestamps else None
             options = ExportOptions(form, {"source": model}, made_from, graphs, window=window, alignment=alignment)
@@ -152,12 +153,6 @@ def export_stage(
     record = {"leanear": VERSION, **made_from, "form": form, "precision": graphs, "window": window, **words}
     stage = "-".join(out.relative_to(folder).parts)
     return run_stage(folder, stage, record, lambda: sorted(path for path in out.iterdir() if path.is_file()), work)
-
-
-def _graph_bytes(folder: Path, precision: str) -> int | None:
-    """Bytes of an artifact's graphs, None where they are of another precision."""
-    artifact = read_artifact(folder)
-    return artifact.graph_bytes if artifact.precisions == {precision} else None
 
 
 def bench_stage(

@@ -71,9 +71,7 @@ class Recipe:
         ROTATED, "`rotated` is ours, a new basis per head and then any widths; `reference` is arXiv 2509.26207."
     )
     sites: Literal["all", "self-attention", "encoder"] = _key(
-        "all",
-        "Whisper: prune all that --prune names, leave cross-attention alone, as the reference does, or prune the"
-        " encoder alone, which is most of the work of a short text.",
+        "all", "Whisper: prune everywhere, but for cross-attention, or in the encoder; goals are of the whole model."
     )
     basis: Literal["trained", "weights", "activations", "attention", "fisher"] = _key(
         "fisher", "What the new basis is made from.", of=ROTATED

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast
 
 import numpy as np
-import torch
 from torch import nn
 
 from leanear.benchmarks.formatting import count
@@ -189,7 +188,8 @@ def narrowest_name(sites: Sequence[AttentionSite], recipe: RotatedRecipe) -> str
     whole = kept_whole_names(sites, recipe)
     losing = {may_go(site, recipe) for site in sites if site.name not in whole}
     kept = {1: "no head" if True in losing else "one head per block", 2: "one head per block that must have one"}
-    return f"the narrowest model, {kept[len(losing)]}," if losing else "the narrowest model"
+    where = f" where {recipe.sites} is pruned" if recipe.sites != "all" else ""
+    return f"the narrowest model, {kept[len(losing)]}{where}," if losing else "the narrowest model"
 
 
 def narrowest_model(family: Family, model: nn.Module, recipe: RotatedRecipe) -> nn.Module:
@@ -320,7 +320,11 @@ def cut(
     """
     sites = family.attention_sites(model)
     kept = tuple(itertools.starmap(first_channels, zip(sites, allocation.widths, strict=True)))
-    states = [_attention_state(site, bases, site_plan) for site, site_plan in zip(sites, kept, strict=True)]
+    states = [
+        rotated_attention_state(site, cast(SiteBasis, bases[site.name]), plan)
+        if site.name in bases else kept_attention_state(site, plan)
+        for site, plan in zip(sites, kept, strict=True)
+    ]  # fmt: skip
     narrowed = {
         site.name: feed_forward_state(site, cast(FeedForwardBasis, bases[site.name]), width)
         for site, width in _narrowed(family, model, allocation)
@@ -356,10 +360,3 @@ def _narrowed(family: Family, model: nn.Module, allocation: Allocation) -> list[
         for site in family.feed_forward_sites(model)
         if widths.get(site.name, site.width) < site.width
     ]
-
-
-def _attention_state(site: AttentionSite, bases: Bases, site_plan: SitePlan) -> dict[str, torch.Tensor]:
-    basis = bases.get(site.name)
-    if basis is None:
-        return kept_attention_state(site, site_plan)
-    return rotated_attention_state(site, cast(SiteBasis, basis), site_plan)

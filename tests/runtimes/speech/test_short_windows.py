@@ -152,10 +152,21 @@ def test_a_full_window_of_which_too_little_is_said_is_heard_again_to_a_quiet_mom
     session = scripted(says, [0, 1, 2], [3, 4, 5])
     tally = Tally()
     windows = list(transcribe_windows(session, model, audio, replace(PLAIN, **changes), tally))
-    assert tally.second_tries == ({"cut": 1} if len(heard_samples) > 1 else {})
+    assert (tally.second_tries, tally.windows) == ({"cut": 1} if len(heard_samples) > 1 else {}, len(windows))
     assert [len(samples) for samples in session.windows] == heard_samples
     assert [window.samples for window in windows] == heard_samples[-2:]
     np.testing.assert_array_equal(np.concatenate(session.windows[-len(windows) :]), audio)
+
+
+def test_the_silent_part_of_a_cut_window_is_not_decoded():
+    model = replace(MODEL, windows=EncoderWindows("full", (4 * WINDOW,), 0), window_samples=4 * WINDOW)
+    audio = loud(3.9)
+    audio[:1900] = 0.0
+    session = scripted([7], [0, 1, 2])
+    text, tally = heard(session, audio, model)
+    assert text == " yes no one"
+    assert [len(samples) for samples in session.windows] == [3900, 2200]
+    assert (tally.windows, tally.second_tries) == (1, {"cut": 1})
 
 
 def test_long_audio_is_cut_as_ever_and_its_rest_is_heard_in_a_short_window():
