@@ -20,8 +20,9 @@ from leanear.runtimes.sessions import SessionOptions, checked_logits
 from leanear.runtimes.speech.speech_cache import aligned_zeros
 
 # What OpenVINO keeps compiled for shapes that it met, the latest so many of a graph's products. A window of another
-# length takes 3 to 6 MB of them, and a second store of oneDNN's own, within OpenVINO, would keep as many again.
-COMPILED_KEPT = 16
+# length takes 3 to 6 MB of them, and a second store of oneDNN's own, within OpenVINO, would keep as many again. With 16
+# an encoder whose heads are of unlike widths, in 8 bits, compiles again and again, and takes twice as long.
+COMPILED_KEPT = 128
 SECOND_STORE = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
 ELEMENT_TYPES = {"fp32": "f32", "bf16": "bf16", "int8": "f32", "int8-bf16": "bf16"}
 

@@ -235,21 +235,21 @@ from leanear.runtimes.choose import choose_runtime
 from leanear.runtimes.sessions import SessionOptions
 
 session = choose_runtime("openvino").load(read_artifact(Path(sys.argv[1])), SessionOptions(threads=1))
-for number in range(24):
+for number in range(96):
     session.encode(np.ones(1_000, np.float32), 96_000 - 640 * number)
     session.start()
     session.step(np.array([[1, 2]]))
-    if number % 16 == 7:
+    if number in (47, 95):
         lines = Path("/proc/self/status").read_text().splitlines()
         print(next(int(line.split()[1]) for line in lines if line.startswith("RssAnon:")))
 """
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the system has no /proc")
-def test_windows_of_many_lengths_take_no_more_memory_on_openvino(checkpoint: Any, tmp_path: Path) -> None:
-    """It keeps what it compiled for a shape: 3 MB a length here, where nothing is let go."""
+def test_windows_of_many_lengths_take_little_more_memory_on_openvino(checkpoint: Any, tmp_path: Path) -> None:
+    """It keeps what it compiled for a shape: 2 MB a length here, where nothing is let go."""
     folder = tmp_path / "artifact"
     write_unproved_artifact(checkpoint, CLIPS, folder, ExportOptions("openvino", {}, {}, window="3.5"))
     command = [sys.executable, "-c", HEAR_MANY_WINDOWS, str(folder)]
-    after_8, after_24 = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-    assert int(after_24) - int(after_8) < 15_000  # kB
+    after_48, after_96 = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert int(after_96) - int(after_48) < 40_000  # kB; 107,000 where all is kept
