@@ -36,9 +36,9 @@ class DecodeOptions:
     prompt: text that the decoder is shown as if it had been said before the first words; hotwords: words that it is
         shown so before every window.
     max_tokens: most tokens of a window; None: as many as the model has positions for.
-    stop_repeats: leanear's own protection from loops (see `leanear.runtimes.speech.long_audio`); off, nothing is done
-        that transformers does not do.
-    quiet_cuts: end a window at a quiet moment where more audio follows; off, after the model's window, as transformers.
+    stop_repeats: leanear's own protection from loops, see `leanear.runtimes.speech.long_audio`; off, none.
+    quiet_cuts: end a window at a quiet moment where more audio follows, or too little of it was heard; off, after the
+        model's window, as transformers.
     seed: of the samples.
     batch: so many windows that do not depend on each other, of long audio or of several clips, are decoded together.
 

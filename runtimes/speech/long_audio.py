@@ -238,7 +238,7 @@ def _taken(
     if is_piece and advance < samples:
         said = sum(len(tokens) for *_, tokens in spans) - 1  # the last pair's second timestamp begins what follows
         spans, advance = [*spans, (advance, samples, decoded.tokens[said:])], samples
-    if not options.timestamps or decoded.looped or advance <= 0 or advance > samples or is_piece:
+    if not options.timestamps or decoded.looped or is_piece or not 0 < advance <= samples:
         advance = samples
     if not options.timestamps:
         spans = [(0, samples, decoded.tokens)]
