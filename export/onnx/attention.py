@@ -32,7 +32,7 @@ from leanear.export.onnx.observed import Observed
 from leanear.export.onnx.static_eight_bit import STEPS, add_integers, add_pair, signed_scale
 
 MIDDLE = 128  # what stands for 0 in a query
-CACHED_BYTES = 8_000_000  # of scores that are made at a time
+CACHED_BYTES = 4_000_000  # of scores that are made at a time
 ROW_STEP = 16
 
 
@@ -55,7 +55,7 @@ def add_eight_bit_group(
 ) -> str:
     """Context of heads of the same two widths, one after the other: (T, H K), (T, H K), (T, H V) in, (T, H V) out.
 
-    sizes: H, K, V. any_count: T may be less than `token_count`, and queries are taken in as many parts all the same.
+    sizes: H, K, V. any_count: T may be less than `token_count`; the last parts of the queries are then empty.
     """
     heads, width, value_width = sizes
     tokens = -1 if any_count else token_count
@@ -63,13 +63,10 @@ def add_eight_bit_group(
     key, key_numbers = _add_integers(graph, key, heads, width, tokens, observed, [0, 2, 3, 1])
     value, value_numbers = _add_integers(graph, value, heads, value_width, tokens, observed, [0, 2, 1, 3])
     step = rows_at_a_time(heads, token_count)
-    lengths = [min(step, token_count - begin) for begin in range(0, token_count, step)]
-    queries, names = [query], [f"{name}.query.rows{number}" for number in range(len(lengths))]
-    if len(lengths) > 1:
-        queries = graph.split_evenly(query, 2, names) if any_count else graph.split(query, lengths, 2, names)
     parts = []
-    for number, (rows, part) in enumerate(zip(lengths, queries, strict=True)):
-        here = f"{name}.rows{number}"
+    for number, begin in enumerate(range(0, token_count, step)):
+        here, rows = f"{name}.rows{number}", min(step, token_count - begin)
+        part = query if step == token_count else graph.slice(query, begin, begin + rows, 2, f"{here}.query")
         scores = _product(graph, part, key, query_numbers, key_numbers, f"{here}.scores")
         weights = graph.node("Softmax", [scores], f"{here}.weights", axis=-1)
         shape = (heads, -1 if any_count else rows, tokens)
@@ -114,7 +111,7 @@ def _add_weighted(
     units = graph.node("Mul", [largest, step], f"{name}.units")
     integers = graph.node("QuantizeLinear", [by_row, units], f"{name}.by_row.integers", axis=0)  # unsigned around 0
     shape_of_weights = graph.node("Shape", [weights], f"{name}.weights.shape")
-    integers = graph.node("Reshape", [integers, shape_of_weights], f"{name}.integers")
+    integers = graph.node("Reshape", [integers, shape_of_weights], f"{name}.integers", allowzero=1)
     product = _product(graph, integers, value, [step, none], value_numbers, f"{name}.product")
     largest = graph.reshape(largest, (1, heads, rows, 1), f"{name}.largest.column")
     return graph.node("Mul", [product, largest], f"{name}.attended")

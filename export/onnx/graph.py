@@ -121,14 +121,6 @@ class Graph:
         self.nodes.append(helper.make_node("Split", [source, lengths], names, name=f"{names[0]}.cut", axis=axis))
         return names
 
-    def split_evenly(self, source: str, axis: int, names: list[str]) -> list[str]:
-        """The same in parts of equal lengths, the last of which may be shorter, of a dimension of any size."""
-        parts = len(names)
-        self.nodes.append(
-            helper.make_node("Split", [source], names, name=f"{names[0]}.cut", axis=axis, num_outputs=parts)
-        )
-        return names
-
     def slice(self, source: str, begin: int, end: int, axis: int, name: str) -> str:
         """Add a Slice of `source` along `axis`."""
         numbers = [self.constant(f"number.{number}", np.array([number], np.int64)) for number in (begin, end, axis)]

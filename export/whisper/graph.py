@@ -17,7 +17,7 @@ from leanear.export.onnx.heads import read_widths
 from leanear.export.onnx.observed import Observed, observe, tensors_to_observe
 from leanear.export.onnx.static_eight_bit import add_static_products
 from leanear.export.whisper.decoder import EMBEDDING, Tensor, add_decoder, first_special
-from leanear.export.whisper.encoder import FLAT_FORMS, STATES, add_encoder, cache_group
+from leanear.export.whisper.encoder import add_encoder, cache_group
 from leanear.export.whisper.log_mel import read_log_mel
 from leanear.export.whisper.two_stage_vocabulary import two_stages
 from leanear.runtimes.choose import check_half
@@ -176,13 +176,12 @@ def observe_encoder(
     waveforms: float32 (samples,) each, at the model's rate.
     """
     graph = Graph()
-    add_encoder(graph, "waveform", model, read_log_mel(feature_extractor), form)
-    names = [name for name in tensors_to_observe(graph) if not name.startswith(KEPT)]
-    names += [STATES] if form in FLAT_FORMS else []
+    produced = add_encoder(graph, "waveform", model, read_log_mel(feature_extractor), form, observed={})
+    names = [name for name in tensors_to_observe(graph) if name.startswith("encoder.")]
     with tempfile.TemporaryDirectory(prefix="leanear-observe-") as folder:
-        encoder, decoder = Path(folder, "encoder.onnx"), Path(folder, "decoder.onnx")
-        exported = export_whisper(model, feature_extractor, encoder, decoder, form)
-        return observe(exported.encoder.path, names, ({"waveform": clip[None]} for clip in waveforms))
+        encoder = Path(folder, "encoder.onnx")
+        _write_encoder(graph, encoder, produced)
+        return observe(encoder, names, ({"waveform": clip[None]} for clip in waveforms))
 
 
 def _place_of_embedding(model: Any, decoder: Graph, file: str, offsets: dict[str, int]) -> EmbeddingPlace:
