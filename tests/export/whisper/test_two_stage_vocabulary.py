@@ -116,3 +116,13 @@ def test_logits_that_were_not_rescored_fail_the_proof(tmp_path: Path, monkeypatc
     artifact = small_artifact(tmp_path / "artifact", "stock", "onnxruntime")
     with pytest.raises(ParityFailed, match="logits differ"):
         prove_parity_here(artifact.folder)
+
+
+@pytest.mark.usefixtures("small")
+def test_sums_that_rough_logits_move_fail_the_proof(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    artifact = small_artifact(tmp_path / "artifact", "stock", "onnxruntime")
+    monkeypatch.setattr(speech_parity, "ROUGH_SUMS_BOUND", 1e-7)
+    with pytest.raises(
+        ParityFailed, match=r"golden clip 0: the sum of all probabilities is \S+ nats off; the bound is 1e-07"
+    ):
+        prove_parity_here(artifact.folder)
