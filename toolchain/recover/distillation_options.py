@@ -32,8 +32,8 @@ class Distillation:
     at temperature 1, which decides which epoch's state is kept, the first of them that before any training; warm_up:
     share of the updates in which the rate rises linearly, before half a cosine takes it to 0; frequency_warp,
     time_warp: by how much training clips are `varied`, for both models alike; max_steps: updates, at most; seconds:
-    wall-clock time, without interruptions, after which the epoch under way is the last. The rate falls as planned for
-    all updates, so that it is still above 0 where training runs out of time.
+    wall-clock time, without interruptions, after which the epoch under way is the last. The rate falls over the updates
+    for which there is time at the first epoch's pace.
     """
 
     method: Method = "full"
@@ -77,11 +77,6 @@ class Distillation:
     def peak_learning_rate(self) -> float:
         """The learning rate after the warm-up, the method's own unless one was given."""
         return LEARNING_RATES[self.method] if self.learning_rate is None else self.learning_rate
-
-    @property
-    def varies(self) -> bool:
-        """Whether training clips are never the same twice."""
-        return self.frequency_warp > 0 or self.time_warp > 0
 
     def updates_per_epoch(self, clips: int) -> int:
         """Updates of one pass over so many training clips."""

@@ -16,7 +16,7 @@ from leanear.runtimes import records
 from leanear.runtimes.errors import BadInput
 
 STATE_FILE = "distillation.safetensors"
-STATE_SCHEMA = "leanear-distillation-3"
+STATE_SCHEMA = "leanear-distillation-4"
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # torch's names of what AdamW keeps of every parameter
 
 
@@ -26,7 +26,8 @@ class Distilled:
 
     updates: made in all; training_losses: mean of every epoch; held_out_kls: KL(dense || slim) in nats per target of
     the held-out clips, before training and after every epoch; best_epoch: after which epoch the state was taken that
-    the model has now, 0 for the one before training; stopped: why training ended.
+    the model has now, 0 for the one before training; stopped: why training ended; updates_planned: over which the rate
+    fell, fewer where time was short.
     """
 
     updates: int = 0
@@ -34,6 +35,7 @@ class Distilled:
     held_out_kls: tuple[float, ...] = ()
     best_epoch: int = 0
     stopped: str = ""
+    updates_planned: int = 0
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ Logits = Callable[[nn.Module, Any], torch.Tensor]
 WORSE = 1.1  # times the least held-out KL: an epoch that ends above is taken back
 RATE_AFTER_WORSE = 0.3  # of the learning rate, from then on
 LARGEST_GRADIENT_NORM = 1.0
-MOST_KEPT_BYTES = 512 * 1024**2  # of the dense model's answers; above, it answers every batch anew
+MOST_KEPT_BYTES = 512 * 1024**2  # of the dense model's held-out answers; above, it answers every batch anew
 ALL_EPOCHS = "all epochs are done"
 ALL_STEPS = "max_steps updates are done"
 NO_BETTER = "the held-out KL no longer falls"
@@ -94,19 +94,16 @@ def train(work: Work, trained: dict[str, nn.Parameter], state_path: Path | None,
         held_out_logits = None
         if _bytes_of_logits(work, work.held_out) <= MOST_KEPT_BYTES:
             held_out_logits = _all_logits(work, work.teacher, work.held_out)
-        # Of varied clips, what the teacher says changes. The outputs of its layers are larger than most memories:
-        # what computes them anew gives the logits as well.
-        anew = work.options.varies or work.layers.teacher or _bytes_of_logits(work, work.training) > MOST_KEPT_BYTES
-        training_logits = None if anew else _all_logits(work, work.teacher, work.training)
         if kept is None:
             before = _held_out_kl(work, held_out_logits)
-            done = Distilled(held_out_kls=(before,)) if math.isfinite(before) else Distilled(stopped=DIVERGED)
+            begun = Distilled(updates_planned=work.updates_planned)
+            lost = not math.isfinite(before)
+            done = dataclasses.replace(begun, held_out_kls=() if lost else (before,), stopped=DIVERGED if lost else "")
         while not done.stopped:
-            done = _train_epoch(work, trained, optimizer, training_logits, held_out_logits, done)
+            done = _train_epoch(work, trained, optimizer, held_out_logits, done)
             own_s = torch.tensor(time.monotonic() - began_s, device=work.accelerator.device)
             seconds = float(work.accelerator.reduce(own_s, "max"))  # all processes must end after the same epoch
-            if not done.stopped and work.options.seconds is not None and seconds >= work.options.seconds:
-                done = dataclasses.replace(done, stopped=OUT_OF_TIME)
+            done = done if done.stopped else _within_time(work.options.seconds, done, seconds)
             if done.best_epoch == len(done.training_losses) and done.stopped != DIVERGED:
                 best = {name: parameter.detach().clone() for name, parameter in trained.items()}
             elif _worse(done, len(done.training_losses)):
@@ -116,6 +113,21 @@ def train(work: Work, trained: dict[str, nn.Parameter], state_path: Path | None,
     copy_into(trained, best)
     work.accelerator.wait_for_everyone()
     return done
+
+
+def _within_time(budget_s: float | None, done: Distilled, seconds: float) -> Distilled:
+    """The training so far, at its end where its time is spent.
+
+    After the first epoch no more are planned than have begun when the time is spent, at that epoch's pace: so the rate
+    has fallen to 0 by then.
+    """
+    if budget_s is None:
+        return done
+    if len(done.training_losses) == 1:
+        fitting = math.ceil(budget_s / seconds) * done.updates
+        done = dataclasses.replace(done, updates_planned=min(done.updates_planned, fitting))
+    spent = seconds >= budget_s or done.updates >= done.updates_planned
+    return dataclasses.replace(done, stopped=OUT_OF_TIME) if spent else done
 
 
 def _begin_again_(
@@ -139,13 +151,12 @@ def _train_epoch(
     work: Work,
     trained: Mapping[str, nn.Parameter],
     optimizer: torch.optim.Optimizer,
-    training_logits: torch.Tensor | None,
     held_out_logits: torch.Tensor | None,
     done: Distilled,
 ) -> Distilled:
     """One more pass over the training clips, and what is known after it. Its draws depend on seed and epoch alone."""
     options, accelerator = work.options, work.accelerator
-    epoch = len(done.training_losses) + 1
+    epoch, planned = len(done.training_losses) + 1, done.updates_planned
     draws = torch.Generator().manual_seed(work.seed * 1_000_003 + epoch)
     # dropout, if the model has any, differs between processes; what `draws` gives does not
     torch.manual_seed((work.seed * 1_000_003 + epoch) * 4_099 + accelerator.process_index)
@@ -154,17 +165,16 @@ def _train_epoch(
     so_far = f"held-out KL {done.held_out_kls[-1]:.4f} nats"
     batches = torch.randperm(len(work.training), generator=draws).split(options.batch_size)
     peak = options.peak_learning_rate * RATE_AFTER_WORSE ** sum(_worse(done, each) for each in range(1, epoch))
-    for rows in batches[: work.updates_planned - updates]:
-        # answers that are kept have all positions
-        batch = work.training[rows] if training_logits is not None else work.training[rows].trimmed()
+    for rows in batches[: planned - updates]:
+        batch = work.training[rows].trimmed()
         heard = varied(batch.inputs, options.frequency_warp, options.time_warp, draws)
-        optimizer.param_groups[0]["lr"] = peak * _rate_share(work, updates)
-        loss = _mean_loss_gradients(work, trained, rows, heard, batch.targets, training_logits)
+        optimizer.param_groups[0]["lr"] = peak * _rate_share(options.warm_up, updates, planned)
+        loss = _mean_loss_gradients(work, trained, heard, batch.targets)
         torch.nn.utils.clip_grad_norm_(trained.values(), LARGEST_GRADIENT_NORM)
         if math.isfinite(loss):
             optimizer.step()
         updates, loss_sum, clips = updates + 1, loss_sum + loss * len(rows), clips + len(rows)
-        work.report(f"recovery, update {updates}/{work.updates_planned}, {so_far}", updates / work.updates_planned)
+        work.report(f"recovery, update {updates}/{planned}, {so_far}", updates / planned)
     after = _held_out_kl(work, held_out_logits)
     if not math.isfinite(loss_sum + after):
         return dataclasses.replace(done, updates=updates, stopped=DIVERGED)
@@ -175,24 +185,20 @@ def _train_epoch(
         stopped = ALL_STEPS if updates == options.max_steps else ALL_EPOCHS
     elif epoch - best_epoch >= options.patience:
         stopped = NO_BETTER
-    return Distilled(updates, (*done.training_losses, loss_sum / clips), held_out_kls, best_epoch, stopped)
+    losses = (*done.training_losses, loss_sum / clips)
+    return Distilled(updates, losses, held_out_kls, best_epoch, stopped, planned)
 
 
-def _rate_share(work: Work, updates: int) -> float:
+def _rate_share(warm_up_share: float, updates: int, planned: int) -> float:
     """Share of the learning rate for the next update: a linear rise, then half a cosine to 0."""
-    warm_up = round(work.options.warm_up * work.updates_planned)
+    warm_up = round(warm_up_share * planned)
     if updates < warm_up:
         return (updates + 1) / warm_up
-    return 0.5 * (1 + math.cos(math.pi * (updates - warm_up) / (work.updates_planned - warm_up)))
+    return 0.5 * (1 + math.cos(math.pi * (updates - warm_up) / (planned - warm_up)))
 
 
 def _mean_loss_gradients(
-    work: Work,
-    trained: Mapping[str, nn.Parameter],
-    rows: torch.Tensor,
-    heard: Inputs,
-    all_targets: torch.Tensor,
-    training_logits: torch.Tensor | None,
+    work: Work, trained: Mapping[str, nn.Parameter], heard: Inputs, all_targets: torch.Tensor
 ) -> float:
     """The mean loss of a batch shared out among the processes; leaves its gradients in the parameters of each.
 
@@ -200,27 +206,23 @@ def _mean_loss_gradients(
     its exact mean, and a block that keeps no head, whose parameters get no gradient, is no error.
     """
     accelerator = work.accelerator
-    mine = _share(accelerator, torch.arange(len(rows)))
+    mine = _share(accelerator, torch.arange(len(heard)))
     for parameter in trained.values():
         parameter.grad = torch.zeros_like(parameter)
     loss = torch.zeros((), device=accelerator.device)
     if len(mine):
         part = heard[mine].to(accelerator.device)
         targets = all_targets[mine].to(accelerator.device)
-        dense_outputs: dict[int, torch.Tensor] = {}
         faster = work.options.bfloat16 and has_bfloat16(accelerator.device)
         with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=faster):
-            if training_logits is None:
-                with torch.no_grad(), outputs_of(work.layers.teacher) as dense_outputs:
-                    dense_logits = work.logits(work.teacher, part).float()
-            else:
-                dense_logits = training_logits[rows[mine].to(accelerator.device)]
+            with torch.no_grad(), outputs_of(work.layers.teacher) as dense_outputs:
+                dense_logits = work.logits(work.teacher, part).float()
             with outputs_of(work.layers.student) as slim_outputs:
                 slim_logits = work.logits(work.student, part).float()
         loss = _loss_sum(slim_logits, dense_logits, targets, work.options) / positions(all_targets)
         if slim_outputs:
             hidden = hidden_sum(dense_outputs, slim_outputs, targets, work.layers.of_decoder)
-            loss = loss + work.options.hidden_weight * hidden / len(rows)
+            loss = loss + work.options.hidden_weight * hidden / len(heard)
         accelerator.backward(loss)
     if accelerator.num_processes > 1:
         gradients = torch.cat([parameter.grad.flatten() for parameter in trained.values()])  # type: ignore[union-attr]

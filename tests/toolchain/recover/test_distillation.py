@@ -381,6 +381,24 @@ def test_training_ends_with_the_epoch_in_which_its_time_is_spent(tiny_ast, monke
     assert divergence(student, tiny_ast, held_out) == pytest.approx(min(distilled.held_out_kls), rel=1e-4)
 
 
+def test_the_rate_falls_over_the_updates_for_which_there_is_time(tiny_ast, monkeypatch):
+    """Ten seconds an epoch of three updates and room for four epochs of nine: the last updates are all but nothing."""
+    monkeypatch.setattr("leanear.recover.training.time", Clock())
+    rates = []
+
+    class Watched(torch.optim.AdamW):
+        def step(self, closure=None):
+            rates.append(self.param_groups[0]["lr"])
+            super().step(closure)
+
+    monkeypatch.setattr(torch.optim, "AdamW", Watched)
+    options = plain(epochs=9, seconds=40.0, warm_up=0.0, learning_rate=1e-5)
+    distilled = distill_(damaged(tiny_ast), tiny_ast, *parts(), ast.logits, options)
+    assert (distilled.updates, distilled.updates_planned, distilled.stopped) == (12, 12, OUT_OF_TIME)
+    expected = [*(0.5 * (1 + np.cos(np.pi * np.arange(3) / 27))), *(0.5 * (1 + np.cos(np.pi * np.arange(3, 12) / 12)))]
+    assert rates == pytest.approx([1e-5 * share for share in expected])
+
+
 def test_time_before_an_interruption_counts(tiny_ast, monkeypatch, tmp_path):
     """Two epochs of ten seconds, an interruption in the third, of which nothing is kept, and two more."""
     options, settings = plain(seconds=35.0), {"state": tmp_path, "made_from": MADE_FROM}
