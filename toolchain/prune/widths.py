@@ -36,6 +36,8 @@ POOLS: tuple[Pools, ...] = ("global", "by-kind")
 LossKind = Literal["finite", "infinitesimal"]
 
 DAMAGE_DIGITS = 9  # float sums in another order must not decide between equal choices
+TIE = 0.01  # of the last digit
+NO_DAMAGE = 1e-12  # nats
 
 
 @dataclass(frozen=True)
@@ -109,8 +111,7 @@ def choose_widths(
         for site, head_cost in zip(sites, costs.heads, strict=True)
     ]
     removals = [
-        float(losses[site.name][-1, 0, 0]) if site.name not in whole and may_go(site, recipe) else math.inf
-        for site in sites
+        _removal(losses[site.name]) if site.name not in whole and may_go(site, recipe) else math.inf for site in sites
     ]
     blocks = {
         block.name: _block_options(block, losses[block.name], recipe)
@@ -251,23 +252,25 @@ def _allocate_pool(
 
 def _block_options(block: FeedForwardCost, losses: np.ndarray, recipe: RotatedRecipe) -> BlockOptions:
     widths = np.array([0, *multiples(len(losses) - 1, recipe.feed_forward_multiple)])
-    return BlockOptions(block.name, widths, np.array([*map(block.of, widths)]), _rounded(losses[widths]))
+    costs = np.array([*map(block.of, widths)])
+    return BlockOptions(block.name, widths, costs, _rounded(losses[widths], costs))
 
 
 def _site_options(site: AttentionSite, losses: np.ndarray, cost: Any, recipe: RotatedRecipe) -> list[HeadOptions]:
     heads = []
     for head, (qk, vo) in enumerate(zip(site.query_key_widths, site.value_output_widths, strict=True)):
         pairs = _width_pairs(qk, vo, recipe)
-        widths = np.array([(0, 0), *pairs])
-        heads.append(
-            HeadOptions(
-                query_key_widths=widths[:, 0],
-                value_output_widths=widths[:, 1],
-                costs=np.array([0.0, *(cost(k, v) for k, v in pairs)]),
-                damages=_rounded(losses[head, widths[:, 0], widths[:, 1]]),
-            )
-        )
+        query_key, value_output = np.array([(0, 0), *pairs]).T
+        costs = np.array([0.0, *(cost(k, v) for k, v in pairs)])
+        damages = _rounded(losses[head, query_key, value_output], costs)
+        heads.append(HeadOptions(query_key, value_output, costs, damages))
     return heads
+
+
+def _removal(losses: np.ndarray) -> float:
+    """Damage of a block without heads, (H + 1, K + 1, V + 1) for each and for all: no cheaper than none of each."""
+    damage = float(losses[-1, 0, 0])
+    return damage + (len(losses) - 1) * TIE * _digit(damage)
 
 
 def _width_pairs(query_key: int, value_output: int, recipe: RotatedRecipe) -> list[tuple[int, int]]:
@@ -287,10 +290,19 @@ def multiples(width: int, multiple: int) -> list[int]:
     return [*range(multiple, width, multiple), width]
 
 
-def _rounded(damages: np.ndarray) -> np.ndarray:
-    """To the digits that mean something, relative to the largest: sums of floats differ by the order of adding."""
-    scale = 10.0 ** (DAMAGE_DIGITS - 1 - np.ceil(np.log10(max(float(np.abs(damages).max()), 1e-300))))
-    return np.round(damages * scale) / scale
+def _rounded(damages: np.ndarray, costs: np.ndarray) -> np.ndarray:
+    """To the digits that mean something, relative to the largest: sums of floats differ by the order of adding.
+
+    Of equal ones the cheaper is worse by less than such a digit, so that a budget is used up: where few clips tell of
+    few directions, most of a model seems to do nothing.
+    """
+    digit = _digit(float(np.abs(damages).max()))
+    return digit * (np.round(damages / digit) + TIE * (1 - costs / max(costs.max(), 1e-300)))
+
+
+def _digit(damage: float) -> float:
+    """The last digit of a damage that means something."""
+    return float(10.0 ** (np.ceil(np.log10(max(damage, NO_DAMAGE))) + 1 - DAMAGE_DIGITS))
 
 
 def _widened(sites: Sequence[AttentionSite], allocation: Allocation, costs: Costs) -> Allocation:

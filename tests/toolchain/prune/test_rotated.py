@@ -94,6 +94,19 @@ def test_the_checkpoint_holds_what_the_plan_says_within_the_budget(tiny_ast, tin
     assert all(torch.equal(value, before[name]) for name, value in tiny_ast.state_dict().items())
 
 
+@pytest.mark.parametrize("sparsity", [0.1, 0.5])
+def test_no_more_goes_than_was_asked_where_few_clips_tell_of_few_channels(tiny_ast, sparsity):
+    """By two clips most of a model seems to do nothing: that is no reason to take all of it."""
+    costs = costs_of(tiny_ast)
+    budget = (1 - sparsity) * costs.dense
+    found = prune_rotated(ast, tiny_ast, clips(2), costs, budget, SMALL)
+    widest_step = 2 * 4 * 32  # two channels of a head, of four matrices of the model's width
+    assert budget - 0.1 * costs.dense < found.cost <= budget  # wider heads may have a larger loss by so few clips
+    sites = ast.attention_sites(tiny_ast)
+    nothing = {site.name: np.zeros((len(site.query_key_widths) + 1, 17, 17)) for site in sites}
+    assert budget - widest_step < choose_widths(sites, nothing, costs, budget, SMALL).cost <= budget
+
+
 def test_scoring_is_told_of_block_by_block(tiny_ast):
     told: list[float] = []
     pruned(tiny_ast, 0.5, report=lambda text, share=None: told.append(share) if text.startswith("scored") else None)
