@@ -14,7 +14,7 @@ from leanear.runtimes.choose import MODULES, choose_runtime
 MEGA = 1e6
 SYSTEM_FOLDERS = "sys|proc|dev|usr|etc|lib|run|boot"
 ABSOLUTE_PATH = re.compile(rf"(?<![\w./~…-])/(?!(?:{SYSTEM_FOLDERS})/)(?:[^/\s'\"`|<>]+/)+([^/\s'\"`|<>]+)")
-NO_RATE_INTERVAL = "every resample of the clips has this rate, which is no interval"
+NO_RATE_INTERVAL = "every resample has this rate, which is no interval"
 PRUNED_PARTS = {"attention": "attention", "feed-forward": "feed-forward", "all": "attention and feed-forward"}
 BLOCK_WORDS = {"self_attn": "self-attention", "encoder_attn": "cross-attention", "feed_forward": "feed-forward"}
 WORD_ERROR_RATE = "word error rate"  # the metric that rises where something is lost
@@ -143,6 +143,8 @@ def fact_text(name: str, value: Any) -> str:
         return f"{value:.1%}"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.3g}" if value < 1 else f"{value:g}"
     if isinstance(value, dict):
         return ", ".join(f"{fact_name(key)} {fact_text(key, item)}" for key, item in value.items() if item is not None)
     if isinstance(value, (list, tuple)):

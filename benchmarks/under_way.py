@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
+from typing import Callable
 
 from leanear.benchmarks.formatting import duration
 
@@ -14,7 +15,8 @@ SILENCE_S = 12.0  # until a line comes: 20 s are promised, and a busy machine ma
 class Work:
     """Something under way: what was reported of it last, and since when its fraction, which never falls, has grown.
 
-    as_a_whole: it is all that a command does, and is only spoken of where no step of it is under way.
+    as_a_whole: it is all that a command does, and is only spoken of where no step of it is under way. announce: says
+    that it has begun, where that was not said yet.
     """
 
     title: str
@@ -24,6 +26,7 @@ class Work:
     started: float = field(default_factory=time.monotonic)
     grows_since: float = 0.0
     grows_from: float = 0.0
+    announce: Callable[[], object] = bool
 
     def report(self, text: str, fraction: float | None = None) -> None:
         """Take a report; a fraction that falls, or is not known, leaves the work as far as it was."""

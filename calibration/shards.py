@@ -23,6 +23,7 @@ from torch import distributed
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.files import replaced_file
 from leanear.runtimes.process.interrupts import remember_kept
+from leanear.runtimes.process.notes import note
 
 METADATA_KEY = "leanear"  # one key, because safetensors does not keep the order of several
 Tensors = Mapping[str, torch.Tensor]
@@ -56,9 +57,13 @@ def kept_and_told(path: Path, made_from: Mapping[str, str]) -> tuple[dict[str, t
                 return None
             names = stream.keys()
             tensors = {name: stream.get_tensor(name) for name in names}
-    except (OSError, SafetensorError, json.JSONDecodeError):
+        whole = _sha256(tensors) == described.get("sha256")
+    except FileNotFoundError:
         return None
-    if _sha256(tensors) != described.get("sha256"):
+    except (OSError, SafetensorError, json.JSONDecodeError):
+        whole = False
+    if not whole:
+        note(f"{path}: damaged; what was kept in it is made again")
         return None
     remember_kept(path)
     return tensors, described.get("told")

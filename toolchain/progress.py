@@ -86,6 +86,7 @@ class Narrator:
                 self.say(f"  {title} ...")
             announced = True
 
+        work.announce = announce
         with self._bars() as bar, self._working(work):
             bar.start()
             task = bar.add_task(title, total=None)
@@ -199,4 +200,5 @@ class Narrator:
                 continue
             steps = [work for work in self._under_way if not work.as_a_whole]
             for work in steps or self._under_way[-1:]:
+                work.announce()
                 self.say(f"  {work.line(now)}")

@@ -38,8 +38,9 @@ def side_sentence(side: Side) -> str:
     document = side.content
     model = document.artifacts[side.role].model.get("source") or document.artifacts[side.role].folder
     runtime = f"{runtime_text(document.runtime)} {side.results.precisions[side.role]}"
+    role = f"{side.role} of " if len(side.results.roles) > 1 else ""
     where, when = document.device_name, document.finished_utc[:16].replace("T", " ")
-    return f"{side.name}: {side.results.path} ({side.role} of {model}, {runtime}, {where}, {when})"
+    return f"{side.name}: {side.results.path} ({role}{model}, {runtime}, {where}, {when})"
 
 
 def said_of(comparison: Comparison) -> list[str]:

@@ -16,7 +16,7 @@ from leanear.runtimes.artifact import read_artifact
 from leanear.runtimes.audio.recordings import Recording
 from leanear.runtimes.choose import require_runtime
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.process.notes import note_cut
+from leanear.runtimes.process.notes import note_cut, printable
 from leanear.runtimes.sessions import SessionOptions
 from leanear.runtimes.tasks import TAGGING_TASK
 
@@ -73,7 +73,7 @@ def print_labels(answers: Iterable[tuple[Path, Ranked]], *, as_json: bool, one: 
             labels = [{"label": label, "probability": probability} for label, probability in ranked]
             told.append(labels if one else {"file": str(path), "labels": labels})
             if not as_json:
-                lines = [f"{100 * probability:6.2f} %  {label}" for label, probability in ranked]
+                lines = [f"{100 * probability:6.2f} %  {printable(label)}" for label, probability in ranked]
                 print("\n".join(lines if one else [str(path), *lines]))
     finally:
         if as_json and told:

@@ -143,7 +143,7 @@ def _precision_row(analysis: Analysis) -> tuple[tuple[str, str, str, str], ...]:
 def macs_name(analysis: Analysis) -> str:
     """What MACs are counted of: an inference, or a window of speech and so many tokens."""
     tokens = model_numbers(analysis, "macs_tokens")["slim"]
-    return "MACs per inference" if tokens is None else f"MACs, {tokens:g} tokens"
+    return "MACs per inference" if tokens is None else f"MACs, full window, {tokens:g} tokens"
 
 
 def comparison_row(

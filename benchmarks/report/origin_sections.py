@@ -151,7 +151,8 @@ def provenance_section(analysis: Analysis, plan: dict[str, Any] | None, said: di
         rows.append(("evaluation clips, sha256", clips.sha256))
     if plan is not None:
         rows += [
-            (f"recipe: {_recipe_name(key)}", fact_text(key, value)) for key, value in plan.get("recipe", {}).items()
+            (f"recipe: {_recipe_name(key)}", "as needed" if value is None else fact_text(key, value))
+            for key, value in plan.get("recipe", {}).items()
         ]
     rows += list(said.items())
     return Section("Provenance", (Table("", ("", ""), tuple(rows)),))

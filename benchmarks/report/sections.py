@@ -23,7 +23,6 @@ from leanear.benchmarks.report.size_sections import memory_section, size_section
 from leanear.benchmarks.report.speech_sections import recordings_section, stages_section, words_section
 from leanear.benchmarks.report.state_section import state_section
 from leanear.benchmarks.results import Results
-from leanear.benchmarks.results_document import Check
 from leanear.benchmarks.summary import Gate, judge_gate, judge_word_gate
 from leanear.benchmarks.verdict import Verdict
 
@@ -62,7 +61,7 @@ def compose_report(
     analysis = analyse(results)
     gate = None if max_drop is None else _judge(analysis, max_drop)
     makers: list[Callable[[], Section | None]] = [
-        lambda: _check_section(results.content.check) if results.is_wrong else None,
+        lambda: _check_section(analysis) if results.is_wrong else None,
         lambda: None if precision is None else precision_section(precision),
         lambda: _quality_section(analysis, gate),
         lambda: recordings_section(analysis) if analysis.speech else None,
@@ -73,7 +72,7 @@ def compose_report(
         lambda: size_section(analysis),
         lambda: memory_section(analysis),
         lambda: state_section(analysis.content),
-        lambda: None if results.is_wrong else _check_section(results.content.check),
+        lambda: None if results.is_wrong else _check_section(analysis),
         lambda: environment_section(analysis),
         lambda: method_section(analysis, gate),
         lambda: missing_section(analysis),
@@ -108,9 +107,9 @@ def _verdict(analysis: Analysis, max_drop: float | None, warning: str, precision
     return Verdict(f"{verdict.text}{text}", tone)
 
 
-def _check_section(check: Check) -> Section:
+def _check_section(analysis: Analysis) -> Section:
     """What engines answered to golden clips where they ran."""
-    blocks: list[Block] = []
+    check, blocks = analysis.content.check, list[Block]()
     if check.status == "failed":
         blocks.append(Paragraph(f"Failed, so nothing was measured: {check.reason}.", "warning"))
     elif check.status == "not measured":
@@ -122,7 +121,7 @@ def _check_section(check: Check) -> Section:
                 "what the checkpoint answers."
             )
         )
-    rows = tuple((role, answer.verdict, figures_text(answer)) for role, answer in check.roles.items())
+    rows = tuple((analysis.name(role), answer.verdict, figures_text(answer)) for role, answer in check.roles.items())
     if rows:
         blocks.append(Table("", ("", "verdict", "against the checkpoint"), rows))
     if check.log_tail:

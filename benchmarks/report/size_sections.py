@@ -174,7 +174,7 @@ def _promise(analysis: Analysis) -> list[Block]:
         "faster": f"MACs promise {promised:.2f}×, and {measured:.2f}× was measured: {against}.",
         "slower": f"MACs promise {promised:.2f}×, but the slim model is slower ({measured:.2f}×): {against}.",
         "no change": f"MACs promise {promised:.2f}×, but there is no speed-up on this runtime and machine: {against}.",
-        "not distinguishable": f"MACs promise {promised:.2f}×; the {measured:.2f}× measured is within the noise.",
+        "not distinguishable": f"MACs promise {promised:.2f}×; {measured:.2f}× was measured, maybe by chance.",
     }[analysis.speed.verdict]
     why = "MACs count multiplications alone; memory traffic, normalisation, softmax and small matrices take time too."
     precisions = analysis.results.precisions

@@ -31,6 +31,7 @@ from leanear.benchmarks.report.page import (
 from leanear.benchmarks.speech_analysis import LOOP_COMPRESSION_RATIO, SpeechAnalysis, WindowTimes, Words, clip_errors
 from leanear.benchmarks.summary import Gate, Interval
 from leanear.benchmarks.verdict import loss_text
+from leanear.runtimes.process.notes import plural
 from leanear.runtimes.speech.encoder_windows import FEWEST_TOKENS, FULL, TOKENS_PER_MINUTE
 
 WORST_CLIPS = 8
@@ -162,8 +163,8 @@ def _decoding_sentence(decoding: dict[str, Any]) -> str:
     asked = "".join(f", {name} {decoding[name]}" for name in ("task", "language") if decoding.get(name))
     return (
         f"Decoded {how}, {stamps} timestamps{asked}, at temperature "
-        f"{', '.join(f'{temperature:g}' for temperature in decoding['temperatures'])}, with no fallback, no test for "
-        "silence and no protection from loops, so that the rate is the model's own."
+        f"{', '.join(f'{temperature:g}' for temperature in decoding['temperatures'])}, with no fallback and no test "
+        "for silence, so that the rate is the model's own. What is heard a second time is counted below."
     )
 
 
@@ -198,10 +199,11 @@ def recordings_section(analysis: Analysis) -> Section | None:
     if joined.status != "ok":
         return Section(title, unmeasured(joined))
     rates = [(f"{analysis.name(role)} artifact", role, rate) for role, rate in speech.recordings.rates.items()]
+    lengths = " to ".join(dict.fromkeys(f"{each:.0f}" for each in (min(joined.audio_s), max(joined.audio_s))))
     said = (
-        f"The clips joined to {len(joined.names):,} recordings of {min(joined.audio_s):.0f} to "
-        f"{max(joined.audio_s):.0f} s, heard window after window: short clips alone do not show what a model does with "
-        f"a full window, nor with the seam to the next one.{_left_out(analysis.content.accuracy.names, joined.names)}"
+        f"The clips joined to {plural(len(joined.names), 'recording')} of {lengths} s, heard window after window: "
+        "short clips alone do not show what a model does with a full window, nor with the seam to the next one."
+        f"{_left_out(analysis.content.accuracy.names, joined.names)}"
     )
     change = speech.recordings.change
     lost = () if change is None else (Paragraph(f"Slim against dense on them: {loss_text(change.change)}."),)
@@ -214,8 +216,8 @@ def _left_out(clips: Sequence[str], recordings: Sequence[str]) -> str:
     joined = max((place + 1 for place, clip in enumerate(clips) if recordings[-1].endswith(f" to {clip}")), default=0)
     if joined in (0, len(clips)):
         return ""
-    left = f"The last {len(clips) - joined:,} of {len(clips):,} clips are in none of them"
-    return f" {left}: they would not make another, or all would be longer than {MOST_S:.0f} s."
+    left = f"Not joined: the last {len(clips) - joined:,} of {len(clips):,} clips"
+    return f" {left}, which would not make another one, or all would be longer than {MOST_S:.0f} s."
 
 
 def _relative_span(relative: Interval) -> str:
@@ -236,8 +238,9 @@ def _windows_table(analysis: Analysis) -> Table:
         for role, answers in analysis.content.accuracy.roles.items()
     )
     caption = (
-        "The encoder's window: a clip is heard in the shortest one that holds it and a tail of silence, and a second "
-        "time in full where its text has too many or too few tokens for so much audio, or repeats itself"
+        "The encoder's window: of several a clip is heard in the shortest one that holds it and a tail of silence, and "
+        "a second time in full where its text has too many or too few tokens for so much audio, or repeats itself; a "
+        "full window is heard again, in two parts, where its text is too short"
     )
     return Table(caption, ("", "windows", "heard", "second tries"), rows)
 

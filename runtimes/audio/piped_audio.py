@@ -27,7 +27,7 @@ from leanear.runtimes.audio.recordings import (
 )
 from leanear.runtimes.audio.waveforms import ForwardWaveform
 from leanear.runtimes.errors import BadInput
-from leanear.runtimes.process.notes import Note, note
+from leanear.runtimes.process.notes import Note, note, plural
 
 NAME, STANDARD_INPUT = "standard input", Path("-")
 BLOCK_BYTES = 2**14
@@ -189,7 +189,10 @@ class PipedAudio(ForwardWaveform):
         if self._left is not None:
             self._left -= len(data)
         self._closed = len(data) < lacking * self._format.frame_bytes
-        data = data[: len(data) // self._format.frame_bytes * self._format.frame_bytes]
+        partial = len(data) % self._format.frame_bytes
+        if partial:
+            data = data[:-partial]
+            self._say(f"{NAME}: it ends within a sample, of which {plural(partial, 'byte')} came; they are not heard")
         samples = decoded_samples(data, self._format)
         check_samples(samples, NAME)
         mono = samples.mean(axis=1).astype(np.float32)

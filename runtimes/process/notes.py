@@ -48,6 +48,11 @@ def files_below(folder: Path, say: Note = note) -> list[Path]:
     return found
 
 
+def printable(text: str) -> str:
+    """Text of which nothing moves a terminal's cursor: a space for each letter that is no letter to see."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
 def plural(count: int, noun: str) -> str:
     """So many of something: "1 clip", "2,000 clips"."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

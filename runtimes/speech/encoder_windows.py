@@ -14,6 +14,7 @@ import math
 from leanear.runtimes.artifact import Artifact
 from leanear.runtimes.errors import BadInput
 from leanear.runtimes.manifest import AUTO, FULL, Decoding, EncoderWindows
+from leanear.runtimes.process.notes import note
 
 DEFAULT_WINDOW = AUTO  # of `transcribe`, and of what is exported for a runtime that takes windows of several lengths
 AUTO_FROM_S, AUTO_STEP_S = 10, 2  # a new length costs a runtime time and memory, a second of silence time
@@ -48,6 +49,8 @@ def choose_windows(choice: str, window_samples: int, sample_rate_hz: int, step_s
     length = _whole_steps(wanted, sample_rate_hz, step_samples)
     if length >= window_samples:
         return full_window(window_samples)
+    if wanted < AUTO_FROM_S < full_s:
+        note(f"--window {wanted:g}: of windows under {AUTO_FROM_S} s Whisper may make words that nobody said")
     return EncoderWindows(f"{wanted:g}", (length, window_samples), tail)
 
 

@@ -52,7 +52,8 @@ class Tally:
         if self.voice is not None:
             audio_s, speech_s = self.voice.audio_s, self.voice.speech_s
             share = f" ({100 * speech_s / audio_s:.0f} %)" if audio_s else ""
-            parts.append(f"speech in {speech_s:.1f} of {audio_s:.1f} s{share}, the rest was not transcribed (--vad)")
+            rest = ", the rest was not transcribed (--vad)" if audio_s - speech_s >= 0.05 else ""
+            parts.append(f"speech in {speech_s:.1f} of {audio_s:.1f} s{share}{rest}")
         if self.second_tries:
             reasons = ", ".join(f"{count} {reason}" for reason, count in self.second_tries.items())
             were = "was" if self.heard_again == 1 else "were"

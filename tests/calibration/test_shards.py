@@ -78,7 +78,7 @@ def test_interrupted_work_goes_on_to_the_same_sums(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["other inputs", "cut short", "text", "gone", "no description"])
-def test_what_is_not_whole_or_not_of_these_inputs_is_computed_again(tmp_path, damage):
+def test_what_is_not_whole_or_not_of_these_inputs_is_computed_again(tmp_path, damage, caplog):
     work = Work()
     expected = work.gather(tmp_path)
     path = tmp_path / "chunk-00001.safetensors"
@@ -101,6 +101,8 @@ def test_what_is_not_whole_or_not_of_these_inputs_is_computed_again(tmp_path, da
         save_file(load_file(path), path)
     assert equal(work.gather(tmp_path), expected)
     assert work.asked == [1]
+    said = [f"note: {path}: damaged; what was kept in it is made again"] if damage in ("cut short", "text") else []
+    assert caplog.messages == said
 
 
 def test_a_full_disk_is_an_error_of_the_file(tmp_path, monkeypatch):

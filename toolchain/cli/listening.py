@@ -107,7 +107,7 @@ def classify(clips: tuple[Path, ...], model: str, top: int, runtime: str, as_jso
 )
 @window_option(f"an artifact's own; {DEFAULT_WINDOW} for a checkpoint")
 @click.option("--word-timestamps", is_flag=True, help="Each word has times of its own.")
-@click.option("--max-line-width", type=int, help="Maximum characters per subtitle line; lines break between words.")
+@click.option("--max-line-width", type=int, help="Characters per subtitle line, at most; takes --word-timestamps.")
 @click.option("--max-line-count", type=int, help="Maximum lines per subtitle.  [default: 2]")
 @click.option(
     "--output-format",

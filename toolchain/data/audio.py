@@ -100,7 +100,7 @@ class AudioFile:
             if self.path.is_dir():
                 raise BadInput(f"{path}: a folder; one audio file is wanted")
             if not self.path.is_file():
-                raise BadInput(f"{path}: no such file")
+                raise BadInput(f"{path}: {'no regular file' if self.path.exists() else 'no such file'}")
             self._stream = open(self.path, "rb")  # noqa: SIM115
             try:
                 self._parts = self._divided()

@@ -212,7 +212,7 @@ def folders(folder: Path) -> list[Path]:
 
 
 def audio_files(folder: Path, suffixes: tuple[str, ...] = SUFFIXES + UNREAD_SUFFIXES) -> list[Path]:
-    paths = (path for path in folder.rglob("*") if path.suffix.lower() in suffixes)
+    paths = (path for path in folder.rglob("*") if path.suffix.lower() in suffixes and path.exists())
     return sorted(path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts))
 
 

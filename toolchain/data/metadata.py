@@ -67,6 +67,7 @@ def read_rows(metadata: Path, column: Column, named: str | None, say: Note) -> l
 def _read_csv(metadata: Path) -> tuple[list[str], list[tuple[int, dict[str, Any]]]]:
     try:
         with open(metadata, newline="", encoding="utf-8-sig") as stream:
+            csv.field_size_limit(2**31 - 1)
             lines = csv.reader(stream)
             columns = [name.strip() for name in next(lines, [])]
             rows = [(lines.line_num, cells) for cells in lines if cells]

@@ -4,6 +4,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from leanear.benchmarks.formatting import threads_text
 from leanear.benchmarks.measure.measure import benchmark
 from leanear.benchmarks.report.precision_section import read_precision
 from leanear.benchmarks.results import Results, read_results, results_files, why_foreign
@@ -65,7 +66,7 @@ def bench_artifacts(  # noqa: PLR0913, what every stage is given
                 told = counted(report)
                 clips = read_examples_for(slim.task, splits.evaluation, slim.labels, slim.sample_rate_hz, told)
                 write_clips(clips_path, clips_in_16_bits(clips)[0])
-        with narrator.step(f"measuring on {runtime}, {said}, {threads} threads") as report:
+        with narrator.step(f"measuring on {runtime}, {said}, {threads_text(threads)}") as report:
             benchmark(
                 against,
                 artifact,

@@ -18,6 +18,7 @@ from pathlib import Path
 from leanear.benchmarks.device.receiver import child, place, serve, wire
 from leanear.benchmarks.results import Results
 from leanear.runtimes.errors import BadInput
+from leanear.runtimes.process.notes import printable
 
 SSH_VARIABLE = "LEANEAR_SSH"  # the command in place of "ssh", as a shell would split it: "ssh -F other-config"
 HOST = re.compile(
@@ -270,5 +271,4 @@ def results_status(results: Results) -> tuple[str, str]:
 
 def plain(text: str) -> str:
     """One line of printable characters: what a device says must not move a cursor or end a line."""
-    kept = "".join(character if character.isprintable() else " " for character in text)
-    return " ".join(kept.split())[:LINE_CHARACTERS]
+    return " ".join(printable(text).split())[:LINE_CHARACTERS]

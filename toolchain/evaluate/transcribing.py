@@ -1,6 +1,7 @@
 """The words of audio files, as they are found, by a checkpoint in torch or by an artifact on its runtime."""
 
 import contextlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -108,10 +109,16 @@ def transcribe_files(
         def heard(audio: Path, tally: Tally) -> Iterator[Segment]:
             named = audio.name if piped is None else "standard input"
             with narrator.whole(f"transcribing {named}") as report:
+                done_s, audio_s = 0.0, math.inf
 
                 def told(seconds: float, share: float | None = None) -> None:
-                    report(f"{duration(seconds)} of audio", share)
+                    nonlocal audio_s  # what is read goes ahead of what is heard
+                    audio_s = seconds / share if share else audio_s
+                    report(f"{duration(done_s)} of audio", None if share is None else done_s / audio_s)
 
-                yield from hear(audio, tally, progress=told)
+                for segment in hear(audio, tally, progress=told):
+                    done_s = segment.end_s
+                    report(f"{duration(done_s)} of audio", None if audio_s == math.inf else done_s / audio_s)
+                    yield segment
 
         write_transcripts(recordings, heard, forms, narrator.say, lines, several=several)

@@ -101,6 +101,8 @@ def load_checkpoint(folder: Path, asked: Asked = NOTHING_ASKED) -> AstCheckpoint
     config = load_config(SlimASTConfig if slim else ASTConfig, model_class, folder, SIZE_SIGNS)
     try:
         labels = tuple(str(config.id2label[index]) for index in range(config.num_labels))
+    except KeyError as error:
+        raise BadInput(f"{folder}/config.json: id2label has no label {error}") from None
     except UNUSABLE_SETTINGS as error:
         raise BadInput(f"{folder}/config.json: no model can be built from it ({first_line(error)})") from None
     check_head(folder, config, labels)

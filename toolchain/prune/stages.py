@@ -98,7 +98,7 @@ class _Pruner:
         report = self._work.part("pruning")
         if self._work.recipe.shots is not None or not self._work.job.compensation:
             return self.to(costs, budget, report)
-        tries = in_parts(report, {"1": 1, "2": 2})
+        tries = in_parts(report, {"1": 4, "2": 1})  # the second is seldom needed
         return in_one_or_two(lambda shots: self.to(costs, budget, tries(str(shots)), shots))
 
     def to(self, costs: Costs, budget: float, report: Report, shots: int | None = None) -> Rotated:

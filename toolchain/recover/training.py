@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from leanear.accelerator import has_bfloat16
-from leanear.calibration.targets import kind_of, kl_divergences, negative_log_likelihoods, positions
+from leanear.calibration.targets import kl_divergences, negative_log_likelihoods, positions
 from leanear.data.examples import Inputs, LabelledInputs
 from leanear.progress import Report
 from leanear.recover.distillation_options import Distillation
@@ -34,7 +34,6 @@ Logits = Callable[[nn.Module, Any], torch.Tensor]
 WORSE = 1.1  # times the least held-out KL: an epoch that ends above is taken back
 RATE_AFTER_WORSE = 0.3  # of the learning rate, from then on
 LARGEST_GRADIENT_NORM = 1.0
-MOST_KEPT_BYTES = 512 * 1024**2  # of the dense model's held-out answers; above, it answers every batch anew
 ALL_EPOCHS = "all epochs are done"
 ALL_STEPS = "max_steps updates are done"
 NO_BETTER = "the held-out KL no longer falls"
@@ -91,16 +90,13 @@ def train(work: Work, trained: dict[str, nn.Parameter], state_path: Path | None,
             copy_into(trained, kept.tensors["trained"])
             restore_moments(optimizer, trained, kept.tensors)
     if not done.stopped:
-        held_out_logits = None
-        if _bytes_of_logits(work, work.held_out) <= MOST_KEPT_BYTES:
-            held_out_logits = _all_logits(work, work.teacher, work.held_out)
         if kept is None:
-            before = _held_out_kl(work, held_out_logits)
+            before = _held_out_kl(work)
             begun = Distilled(updates_planned=work.updates_planned)
             lost = not math.isfinite(before)
             done = dataclasses.replace(begun, held_out_kls=() if lost else (before,), stopped=DIVERGED if lost else "")
         while not done.stopped:
-            done = _train_epoch(work, trained, optimizer, held_out_logits, done)
+            done = _train_epoch(work, trained, optimizer, done)
             own_s = torch.tensor(time.monotonic() - began_s, device=work.accelerator.device)
             seconds = float(work.accelerator.reduce(own_s, "max"))  # all processes must end after the same epoch
             done = done if done.stopped else _within_time(work.options.seconds, done, seconds)
@@ -148,11 +144,7 @@ def _worse(done: Distilled, epoch: int) -> bool:
 
 
 def _train_epoch(
-    work: Work,
-    trained: Mapping[str, nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-    held_out_logits: torch.Tensor | None,
-    done: Distilled,
+    work: Work, trained: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, done: Distilled
 ) -> Distilled:
     """One more pass over the training clips, and what is known after it. Its draws depend on seed and epoch alone."""
     options, accelerator = work.options, work.accelerator
@@ -175,7 +167,7 @@ def _train_epoch(
             optimizer.step()
         updates, loss_sum, clips = updates + 1, loss_sum + loss * len(rows), clips + len(rows)
         work.report(f"recovery, update {updates}/{planned}, {so_far}", updates / planned)
-    after = _held_out_kl(work, held_out_logits)
+    after = _held_out_kl(work)
     if not math.isfinite(loss_sum + after):
         return dataclasses.replace(done, updates=updates, stopped=DIVERGED)
     held_out_kls = (*done.held_out_kls, after)
@@ -251,52 +243,14 @@ def _share(accelerator: Any, clips: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def _bytes_of_logits(work: Work, clips: LabelledInputs) -> int:
-    """What the logits of all these clips take."""
-    if kind_of(clips.targets) != "sequence":
-        return 0  # one row each: never much
-    work.teacher.eval()
-    one = work.logits(work.teacher, clips.inputs[:1].to(work.accelerator.device))
-    return len(clips) * one.numel() * one.element_size()
-
-
-@torch.no_grad()
-def _logits_of(work: Work, model: nn.Module, clips: LabelledInputs) -> torch.Tensor:
-    model.eval()
-    batches = torch.arange(len(clips)).split(work.options.batch_size)
-    parts = [work.logits(model, clips.inputs[rows].to(work.accelerator.device)) for rows in batches if len(rows)]
-    shape = (0, 1, 1) if kind_of(clips.targets) == "sequence" else (0, 1)
-    return torch.cat(parts) if parts else torch.zeros(shape, device=work.accelerator.device)
-
-
-def _all_logits(work: Work, model: nn.Module, clips: LabelledInputs) -> torch.Tensor:
-    """The model's logits of the clips, (clips, ...), the same on all processes, each of which computes a part."""
-    accelerator = work.accelerator
-    mine = _share(accelerator, torch.arange(len(clips)))
-    own = _logits_of(work, model, clips[mine])
-    if accelerator.num_processes == 1:
-        return own
-    sizes = accelerator.reduce(torch.tensor(own.shape[1:], device=accelerator.device), "max").tolist()
-    everything = torch.zeros(len(clips), *sizes, device=accelerator.device)
-    if len(own):
-        everything[mine.to(accelerator.device)] = own
-    return accelerator.reduce(everything, "sum")
-
-
-def _held_out_kl(work: Work, held_out_logits: torch.Tensor | None) -> float:
-    """The mean KL(dense || slim) at the targets of the held-out clips, nats, the same on all processes.
-
-    held_out_logits: the dense model's, or None to ask it batch by batch.
-    """
-    targets = work.held_out.targets
-    if held_out_logits is not None:
-        slim_logits = _all_logits(work, work.student, work.held_out)
-        return float(kl_divergences(held_out_logits, slim_logits, targets).cpu().double().mean())
+def _held_out_kl(work: Work) -> float:
+    """The mean KL(dense || slim) at the targets of the held-out clips, nats, the same on all processes."""
+    targets, device = work.held_out.targets, work.accelerator.device
     total = torch.zeros((), dtype=torch.float64)
+    work.student.eval()
     for rows in _share(work.accelerator, torch.arange(len(targets))).split(work.options.batch_size):
         if len(rows):
             clips = work.held_out[rows]
-            dense, slim = (_logits_of(work, model, clips) for model in (work.teacher, work.student))
-            total += kl_divergences(dense, slim, clips.targets).cpu().double().sum()
-    total = work.accelerator.reduce(total.to(work.accelerator.device), "sum")
-    return float(total) / positions(targets)
+            dense, slim = (work.logits(model, clips.inputs.to(device)) for model in (work.teacher, work.student))
+            total += kl_divergences(dense, slim, clips.targets.to(device)).cpu().double().sum()
+    return float(work.accelerator.reduce(total.to(device), "sum")) / positions(targets)

@@ -122,7 +122,7 @@ def test_what_a_pruned_model_loses_on_long_recordings_is_said_first(report, docu
     assert f"joined to {count} recordings of" in markdown.partition("## Long recordings")[2].partition("\n## ")[0]
     joined = 1 + document["accuracy"]["names"].index(document["recordings"]["names"][-1].partition(" to ")[2])
     left = len(document["accuracy"]["names"]) - joined
-    assert (f"The last {left} of 13 clips are in none of them" in markdown) == (left > 0)
+    assert (f"Not joined: the last {left} of 13 clips" in markdown) == (left > 0)
     assert f"| {rate} |" in markdown
     assert "it loses more" not in markdown
     document["recordings"]["word_errors"]["roles"]["slim"]["deletions"] = [6] * count

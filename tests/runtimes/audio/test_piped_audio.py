@@ -119,6 +119,9 @@ def test_what_lacks_and_what_is_left_is_said():
     audio, notes = piped(content + b"\x00\x80" * 3_000)
     assert len(heard(audio)) == 8_000
     assert notes == ["standard input: what follows the audio that its header promises is not read"]
+    audio, notes = piped(b"\x00\x01" * 500 + b"\x02", raw=RawAudio(RATE_HZ))
+    assert len(heard(audio)) == 500
+    assert notes == ["standard input: it ends within a sample, of which 1 byte came; they are not heard"]
 
 
 @pytest.mark.parametrize(

@@ -425,3 +425,21 @@ def test_a_name_that_is_no_text_is_divided_as_others_are(tmp_path):
     os.rename(tmp_path / "yes" / "b.wav", os.fsencode(tmp_path / "yes") + b"/gr\xfcn.wav")
     splits, _ = splits_of(tmp_path)
     assert (len(splits.calibration), len(splits.evaluation)) == (1, 1)
+
+
+def test_links_that_lead_nowhere_are_no_clips(tmp_path):
+    put(tmp_path, *(f"{label}/{number}.wav" for label in ("yes", "no") for number in range(4)))
+    for number in range(6):
+        (tmp_path / "no" / f"dead{number}.flac").symlink_to(tmp_path / "nowhere")
+    splits, said = splits_of(tmp_path)
+    assert len(splits.calibration) + len(splits.evaluation) == 8
+    assert said == [
+        f"{tmp_path}: links that lead nowhere are passed over: dead0.flac, dead1.flac, dead2.flac and 3 more"
+    ]
+
+
+def test_a_cell_may_be_long(tmp_path):
+    put(tmp_path, *(f"{number}.wav" for number in range(4)))
+    table(tmp_path, "file_name,label,remark", *(f"{number}.wav,yes,{'x' * 200_000}" for number in range(4)))
+    splits, _ = splits_of(tmp_path)
+    assert len(splits.calibration) + len(splits.evaluation) == 4

@@ -123,8 +123,8 @@ def _in_own_words(
     strange = sum(each is before for each, before in zip(own, examples, strict=True))
     if strange:
         note(
-            f"{plural(strange, 'calibration clip')} of {len(own)}: the model says something else than the transcript,"
-            " which is kept, or one thing over and over"
+            f"{plural(strange, 'calibration clip')} of {len(own)}: calibrated on the transcript, as the model says"
+            " something else, or one thing over and over"
         )
     room = checkpoint.model.config.max_target_positions - len(prompt) - 1  # two timestamps stand for a token of it
     fits = [len(each.tokens) <= room for each in own]
