@@ -65,7 +65,9 @@ def run_fresh(
             try:
                 silent = _follow(process, progress, silence_limit_s)
             finally:
-                _end(process)
+                if process.poll() is None:
+                    process.kill()
+                    process.wait()
         lines = (folder / "log").read_text(encoding="utf-8", errors="replace").splitlines()
         if silent:
             return Outcome(None, f"said nothing for {silence_limit_s:g} s and was ended", _tail(lines))
@@ -120,12 +122,6 @@ def _forward(stream: IO[str], lines: queue.Queue[str | None]) -> None:
     for line in stream:
         lines.put(line)
     lines.put(None)
-
-
-def _end(process: subprocess.Popen[str]) -> None:
-    if process.poll() is None:
-        process.kill()
-        process.wait()
 
 
 def _failure(status: int, lines: list[str]) -> Outcome:

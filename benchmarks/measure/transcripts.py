@@ -6,7 +6,7 @@ import dataclasses
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -116,7 +116,7 @@ def measure_transcripts(request: dict[str, Any], progress: Progress) -> dict[str
             clips,
             done,
             lambda waveform: transcribe_clip(session, model, waveform, options),
-            lambda: _write_transcripts(store, done),
+            lambda: write_json(store, {"schema": TRANSCRIPTS_SCHEMA, "rows": [*map(dataclasses.asdict, done)]}),
             progress,
         )
         session.close()
@@ -130,10 +130,6 @@ def read_transcripts(path: Path) -> tuple[Transcript, ...]:
         return tuple(Transcript(**row) for row in rows)
     except (BadInput, TypeError):
         return ()
-
-
-def _write_transcripts(path: Path, done: Sequence[Transcript]) -> None:
-    write_json(path, {"schema": TRANSCRIPTS_SCHEMA, "rows": [dataclasses.asdict(row) for row in done]})
 
 
 if __name__ == "__main__":

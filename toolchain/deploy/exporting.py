@@ -1,6 +1,6 @@
 """From a checkpoint folder to a proved artifact."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -98,7 +98,7 @@ def write_proved_artifact(
     """
     with replaced_folder(out) as folder:
         report("building the graph", 0.2)
-        write_unproved_artifact(checkpoint, clips, folder, options)
+        write_unproved_artifact(checkpoint, clips, folder, options, report)
         report("running the golden clips through it", 0.7)
         try:
             return prove_parity(folder, dense_graph_bytes=dense_graph_bytes)
@@ -120,15 +120,27 @@ def write_proved_artifact(
             raise ParityFailed(f"{again}, even with {', '.join(left)} in float32; {dearest(costs)}") from None
 
 
+class _Told(tuple[np.ndarray, ...]):
+    """Clips that say how far they are each time that one goes through them."""
+
+    report: Report = quiet
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for number, clip in enumerate(super().__iter__()):
+            self.report(f"ranges from clip {number + 1} of {len(self)}", 0.2 + 0.5 * number / len(self))
+            yield clip
+
+
 def write_unproved_artifact(
-    checkpoint: Checkpoint, clips: Sequence[np.ndarray], out: Path, options: ExportOptions
+    checkpoint: Checkpoint, clips: Sequence[np.ndarray], out: Path, options: ExportOptions, report: Report = quiet
 ) -> None:
     """The artifact at `out`, whole or not at all, its parity null.
 
     clips: float32 (samples,) each; of all of them the quantiser, and who looks for what float16 does not hold, take
     their ranges, and golden clips are made of the first. What the manifest says of pruning is added to the options.
     """
-    ranges = clips if options.precision != "fp32" else ()
+    ranges = _Told(clips if options.precision != "fp32" else ())
+    ranges.report = report
     options = replace(options, source={**options.source, **_sparsity(checkpoint.folder)}, quantiser_waveforms=ranges)
     family_of(checkpoint).export(checkpoint, golden_waveforms(clips, checkpoint), out, options)
 

@@ -49,6 +49,7 @@ def readme_text(document: BundleDocument, clips: Clips | None, unpacked: int) ->
     title = f"{document.name}: a bundle of leanear {document.leanear}"
     typed = [(f"python3 {RUNNER_FILE} {verb}", said) for verb, said in VERBS]
     width = max(len(command) for command, _ in typed)
+    unpacking = f"The first command that needs the models unpacks them, {unpacked / 1e6:.1f} MB more. " * bool(unpacked)
     threads = "all cores" if run.threads == ALL_THREADS else f"{run.threads} threads"
     return f"""{title}
 {"=" * len(title)}
@@ -66,7 +67,7 @@ Models compute by {run.runtime} on {threads}.
 
 {chr(10).join(f"   {command:{width}}   {said}" for command, said in typed)}
 
-   {textwrap.fill(f"{_unpacking(unpacked)}{_duration(document, clips)}", 110, subsequent_indent="   ")}
+   {textwrap.fill(f"{unpacking}{_duration(document, clips)}", 110, subsequent_indent="   ")}
    Interrupted and typed again, it goes on where it was. A model that does not compute here what it computed where
    it was made is not measured: bench then ends with exit status 3, and the results say so.
    python3 {RUNNER_FILE} --help lists what else there is.
@@ -88,10 +89,6 @@ def _held(document: BundleDocument, clips: Clips | None) -> str:
         return f"{models}, no evaluation clips"
     seconds = sum(len(waveform) for waveform in clips.waveforms) / clips.sample_rate_hz
     return f"{models}, {plural(len(clips), 'evaluation clip')} of {seconds:.0f} s in all"
-
-
-def _unpacking(size: int) -> str:
-    return f"The first command that needs the models unpacks them, {size / 1e6:.1f} MB more. " if size else ""
 
 
 def _duration(document: BundleDocument, clips: Clips | None) -> str:

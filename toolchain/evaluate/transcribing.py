@@ -111,14 +111,14 @@ def transcribe_files(
             with narrator.whole(f"transcribing {named}") as report:
                 done_s, audio_s = 0.0, math.inf
 
-                def told(seconds: float, share: float | None = None) -> None:
+                def told(seconds: float = 0.0, share: float | None = None) -> None:
                     nonlocal audio_s  # what is read goes ahead of what is heard
                     audio_s = seconds / share if share else audio_s
-                    report(f"{duration(done_s)} of audio", None if share is None else done_s / audio_s)
+                    report(f"{duration(done_s)} of audio", None if audio_s == math.inf else done_s / audio_s)
 
                 for segment in hear(audio, tally, progress=told):
                     done_s = segment.end_s
-                    report(f"{duration(done_s)} of audio", None if audio_s == math.inf else done_s / audio_s)
+                    told()
                     yield segment
 
         write_transcripts(recordings, heard, forms, narrator.say, lines, several=several)
