@@ -62,7 +62,7 @@ for arguments in json.loads(sys.argv[1]):
 Path(launched[4]).write_text(json.dumps(status))
 """
 FEW = "--calibration-clips 4"
-DEPLOYED = "--calibration-clips 8 --budget 1 --sparsity 0.3 --precision-drop 100"
+DEPLOYED = "--calibration-clips 8 --budget 1 --sparsity 0.6 --precision-drop 100"
 CLASSIFIER = (
     "export . --out ../artifact",
     "bench ../artifact --threads 1 --budget 1 --data ../data --out ../results.json",

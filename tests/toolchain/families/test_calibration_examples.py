@@ -92,7 +92,7 @@ def test_words_are_the_models_own_where_it_is_mostly_right(checkpoint, clips, mo
     said = [tokenizer.decode(row[row >= 0], skip_special_tokens=True) for row in made.targets]
     assert said == [" One.", " on and on", " Over", " The, other! Hand", " \u00dcber in Out"]
     assert made.texts == ("one", "on and on", "over", "the other hand", "\u00dcber in out"), "what words are counted by"
-    assert "2 calibration clips of 8: the model says something else than the transcript" in caplog.text
+    assert "2 calibration clips of 8: calibrated on the transcript, as the model says something else" in caplog.text
 
 
 def test_what_the_model_says_over_and_over_is_not_taken(checkpoint, clips, monkeypatch):

@@ -124,20 +124,6 @@ def test_distillation_lowers_the_divergence_on_clips_that_it_was_not_given(metho
     assert slim.proj_out.weight is slim.model.decoder.embed_tokens.weight
 
 
-def test_answers_too_large_to_keep_are_asked_for_again(monkeypatch):
-    """Batch by batch instead of once: the same training."""
-    dense, given = checkpoint().model, clips(16)
-    options = Distillation(
-        epochs=2, batch_size=8, temperature=1.0, hidden_weight=0.0, bfloat16=False, frequency_warp=0.0, time_warp=0.0
-    )
-    one, two = halved(dense), halved(dense)
-    kept = distill_(one, dense, given[2:], given[:2], whisper.logits, options)
-    monkeypatch.setattr("leanear.recover.training.MOST_KEPT_BYTES", 0)
-    again = distill_(two, dense, given[2:], given[:2], whisper.logits, options)
-    assert again.held_out_kls == pytest.approx(kept.held_out_kls, rel=1e-3)
-    assert again.training_losses == pytest.approx(kept.training_losses, rel=1e-3)
-
-
 def test_the_held_out_divergence_is_the_mean_over_target_tokens():
     dense, given = checkpoint().model, clips(20)
     slim = halved(dense)
