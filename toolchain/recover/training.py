@@ -92,9 +92,8 @@ def train(work: Work, trained: dict[str, nn.Parameter], state_path: Path | None,
     if not done.stopped:
         if kept is None:
             before = _held_out_kl(work)
-            begun = Distilled(updates_planned=work.updates_planned)
-            lost = not math.isfinite(before)
-            done = dataclasses.replace(begun, held_out_kls=() if lost else (before,), stopped=DIVERGED if lost else "")
+            held_out_kls, stopped = ((before,), "") if math.isfinite(before) else ((), DIVERGED)
+            done = Distilled(held_out_kls=held_out_kls, stopped=stopped, updates_planned=work.updates_planned)
         while not done.stopped:
             done = _train_epoch(work, trained, optimizer, done)
             own_s = torch.tensor(time.monotonic() - began_s, device=work.accelerator.device)
