@@ -60,7 +60,7 @@ def method_section(analysis: Analysis, gate: Gate | None) -> Section:
     turns = f", in the order {', '.join(order)}, so that a slow drift of the machine falls on both alike"
     turns = turns if analysis.paired else ""
     said = (
-        f"Every measurement has a fresh process. Latency took {len(order)}{turns}.",
+        f"Every measurement has a fresh process. Latency took {plural(len(order), 'turn')}{turns}.",
         "Each process imports the runtime, loads the graph and makes a first inference; it then warms up for at least "
         f"{WARM_UP_RUNS} runs and {WARM_UP_S:g} s, until the medians of its last two groups of five differ by at most "
         f"{WARM_UP_SETTLED:.0%} (or {WARM_UP_SHARE:.0%} of its time is spent), and only after that takes samples.",

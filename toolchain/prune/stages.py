@@ -203,7 +203,8 @@ def _compensate(work: Pruning, every_block: bool, slim: nn.Module, report: Repor
     with on_accelerator(slim, dense):
         return compensate_(
             work.family, slim, dense, work.clips, work.judge.held_out.clips,
-            every_block=every_block, batch_size=work.clips_at_once or 16, report=report,
+            every_block=every_block, encoder_alone=work.recipe.sites == "encoder",
+            batch_size=work.clips_at_once or 16, report=report,
         )  # fmt: skip
 
 

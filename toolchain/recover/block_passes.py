@@ -65,25 +65,30 @@ class Clips:
     def __getitem__(self, index: slice) -> Clips:
         return Clips(self.slim[index], self.dense[index], self.targets[index])
 
+    def are_at(self, family: Family, model: nn.Module, site: Site) -> bool:
+        """Whether passes begin at the block's layer or, of a decoder's block, behind the encoder's."""
+        return _layers_before(family, model, site) == (self.slim.layers if isinstance(self.slim, Begun) else 0)
+
     def up_to(
         self,
         family: Family,
         pair: Pair,
         models: tuple[nn.Module, nn.Module],
         batch_size: int,
-        most_tokens: float = math.inf,
+        least_tokens: float = math.inf,
     ) -> Clips:
         """Begun at the block's layer or, of a decoder's block, behind the encoder's, if that fits into memory.
 
-        most_tokens: of an encoder, the first batches that have so many are enough.
+        least_tokens: of an encoder, the first batches that have so many are enough; more, as far as there is room.
         """
-        layers = _layers_before(family, models[0], pair[0])
-        if layers == (self.slim.layers if isinstance(self.slim, Begun) else 0):
+        if self.are_at(family, models[0], pair[0]):
             return self
+        layers = _layers_before(family, models[0], pair[0])
         of_one = _behind(family, models[0], self.slim[:1], layers, 1).given
-        batches = most_tokens / (of_one.shape[1] * batch_size) if pair[0].kind == "encoder" else math.inf
-        enough = self if math.isinf(batches) else self[: math.ceil(batches) * batch_size]
-        if 2 * len(enough.targets) * of_one.nbytes > MOST_KEPT_BYTES:
+        batches = least_tokens / (of_one.shape[1] * batch_size) if pair[0].kind == "encoder" else math.inf
+        room = MOST_KEPT_BYTES // (2 * of_one.nbytes)
+        enough = self if math.isinf(batches) else self[: max(math.ceil(batches) * batch_size, room)]
+        if len(enough.targets) > room:
             return self
         both = zip(models, (enough.slim, enough.dense), strict=True)
         slim, dense = (_behind(family, model, inputs, layers, batch_size) for model, inputs in both)

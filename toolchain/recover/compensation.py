@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,7 +36,8 @@ from leanear.progress import Report, quiet
 from leanear.recover.block_passes import Clips, Pair, at_block, logits
 from leanear.runtimes.errors import BadInput
 
-TOKENS_PER_COLUMN = 64  # of the clips to fit on, the first that have so many for every column of a context
+# Of the clips to fit on, the first that have so many for every column of a context, and all that a pass begins close to.
+TOKENS_PER_COLUMN = 64
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,7 @@ def compensate_(
     *,
     ridge: Sequence[float] = (1e-3, 1e-2, 1e-1),
     every_block: bool = False,
+    encoder_alone: bool = False,
     batch_size: int = 16,
     report: Report = quiet,
 ) -> Compensated:
@@ -119,7 +122,8 @@ def compensate_(
     Attention blocks are changed, and feed-forward blocks that became narrower. fitted: clips to fit on; held_out:
     others, which choose the ridges and refuse the changes that do not lower their KL(dense || slim); ridge: pulls
     towards the weights as they are, each above 0; every_block: feed-forward blocks of full width, too, make up for what
-    others lost; batch_size: clips in memory together. Both models are on one device.
+    others lost; encoder_alone: a decoder stays as it is; batch_size: clips in memory together. Both models are on one
+    device.
 
     Weights change nowhere else; both models keep their modes and requires_grad flags. When interrupted, the slim model
     keeps the weights that it came with.
@@ -129,10 +133,10 @@ def compensate_(
         ValueError: the models have different blocks, or one has no output bias.
     """
     _check_settings(fitted, held_out, ridge)
-    pairs = _fitted_pairs(family, slim, dense, every_block)
+    pairs = _fitted_pairs(family, slim, dense, every_block, encoder_alone)
     judge = HeldOut(dense, held_out, functools.partial(logits, family), batch_size)
     every, judged = (Clips(each.inputs, each.inputs, each.targets) for each in (fitted, held_out))
-    most_tokens = TOKENS_PER_COLUMN * (1 + max((pair[0].output.in_features for pair in pairs.values()), default=0))
+    least_tokens = TOKENS_PER_COLUMN * (1 + max((pair[0].output.in_features for pair in pairs.values()), default=0))
     clips = every
     done: dict[str, CompensatedBlock] = {}
     with torch.no_grad(), evaluated(slim), evaluated(dense), _as_they_were_if_interrupted(pairs):
@@ -141,7 +145,7 @@ def compensate_(
             report(f"compensation, block {number + 1} of {len(pairs)}, held-out KL {kl:.4f} nats", number / len(pairs))
             if pair[0].kind != "encoder" and len(clips.targets) < len(every.targets):
                 clips = every  # a text has few tokens: of a decoder every clip counts
-            clips = clips.up_to(family, pair, (slim, dense), batch_size, most_tokens)
+            clips = clips.up_to(family, pair, (slim, dense), batch_size, least_tokens)
             judged = judged.up_to(family, pair, (slim, dense), batch_size)
             sums, by_held_out = (_sums(family, (slim, dense), pair, each, batch_size) for each in (clips, judged))
             fit = _fit(sums, by_held_out, ridge)
@@ -158,12 +162,13 @@ def compensate_(
     return Compensated(tuple(done[name] for name in pairs), before, kl)
 
 
-def _fitted_pairs(family: Family, slim: Any, dense: Any, every_block: bool) -> dict[str, Pair]:
+def _fitted_pairs(family: Family, slim: Any, dense: Any, every_block: bool, encoder_alone: bool) -> dict[str, Pair]:
     """By name, the blocks of both models that are fitted; blocks that are gone are left out."""
     attention = zip(family.attention_sites(slim), family.attention_sites(dense), strict=True)
     blocks = zip(family.feed_forward_sites(slim), family.feed_forward_sites(dense), strict=True)
     pairs: list[Pair] = [pair for pair in attention if pair[0].query_key_widths]
     pairs += [(narrow, wide) for narrow, wide in blocks if narrow.width and (every_block or narrow.width < wide.width)]
+    pairs = [pair for pair in pairs if not encoder_alone or pair[0].kind == "encoder"]
     for narrow, _ in pairs:
         if narrow.output.bias is None:
             raise ValueError(f"{narrow.name} has no output bias")
@@ -196,8 +201,9 @@ def _in_order(family: Family, slim: nn.Module, pairs: Mapping[str, Pair], clip: 
 def _sums(family: Family, models: tuple[nn.Module, nn.Module], pair: Pair, clips: Clips, batch_size: int) -> BlockSums:
     """A block's sums over as many clips as it takes, on the CPU; the models go through each clip up to that block."""
     sums = BlockSums.empty(pair[0].output)
+    enough = math.inf if clips.are_at(family, models[0], pair[0]) else TOKENS_PER_COLUMN * len(sums.gram)
     for rows in torch.arange(len(clips.targets)).split(batch_size):
-        if sums.gram[-1, -1] >= TOKENS_PER_COLUMN * len(sums.gram):
+        if sums.gram[-1, -1] >= enough:
             break
         (of_slim, targets), (of_dense, _) = (
             trimmed(inputs[rows], clips.targets[rows]) for inputs in (clips.slim, clips.dense)

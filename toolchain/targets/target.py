@@ -26,7 +26,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         BadInput: the file cannot be read, or is not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"{path}: cannot be read ({error.strerror if isinstance(error, OSError) else error})") from None
     except tomllib.TOMLDecodeError as error:

@@ -270,16 +270,19 @@ def test_the_ridge_of_the_least_held_out_residual_is_taken(tiny_ast, inputs):
         assert block.residual_share_after == pytest.approx(shares[block.ridge], rel=1e-4)
 
 
-def test_of_many_clips_the_first_are_enough(tiny_ast, inputs, monkeypatch):
-    """As many whole batches as have twice as many tokens as a context has columns, the ones among them."""
+@pytest.mark.parametrize("room", [0, 20, 1000])
+def test_where_a_pass_begins_far_away_the_first_clips_are_enough(tiny_ast, inputs, room, monkeypatch):
+    """As many whole batches as have twice as many tokens as a context has columns, or as many clips as there is room."""
     tokens, columns = (tokens_at(halved(tiny_ast), inputs[:1], 0).context.shape[axis] for axis in (0, 1))
+    of_one_clip = 2 * 4 * tokens * tiny_ast.config.hidden_size
     monkeypatch.setattr("leanear.recover.compensation.TOKENS_PER_COLUMN", 2)
+    monkeypatch.setattr("leanear.recover.block_passes.MOST_KEPT_BYTES", room * of_one_clip)
     batch = 7
-    clips = batch * math.ceil(2 * (columns + 1) / (batch * tokens))
-    assert clips < FITTED
+    enough = batch * math.ceil(2 * (columns + 1) / (batch * tokens))
+    assert enough < 20 < FITTED
     slim, pruned = halved(tiny_ast), halved(tiny_ast)
     compensated(slim, tiny_ast, inputs, everything_helps(slim, tiny_ast), ridge=(1e-2,), batch_size=batch)
-    for index in range(2):
+    for index, clips in enumerate((FITTED, min(max(enough, room), FITTED))):
         narrow, wide = (tokens_at(model, inputs[:clips], index) for model in (slim, tiny_ast))
         old_weight, _ = projection(pruned, index)
         assert_closed_form(slim, index, narrow.context, wanted_output(narrow, wide), old_weight, 1e-2)
@@ -312,6 +315,17 @@ def test_padded_decoder_tokens_count_for_nothing():
         narrow, wide = (tokens_of(model, given, index) for model in (slim, dense))
         old_weight, _ = projection(pruned, index, whisper)
         assert_closed_form(slim, index, narrow.context, wanted_output(narrow, wide), old_weight, 1e-2, whisper)
+
+
+def test_a_decoder_stays_as_it_is_where_the_encoder_alone_is_fitted():
+    dense, given = checkpoint().model, clips(9)
+    slim = halved(dense, whisper)
+    pruned = copy.deepcopy(slim.state_dict())
+    family = answering(whisper, everything_helps(slim, dense, whisper))
+    done = compensate_(family, slim, dense, given, given, ridge=(1e-2,), every_block=True, encoder_alone=True)
+    changed = {name for name, weight in slim.state_dict().items() if not torch.equal(weight, pruned[name])}
+    assert {name.split(".")[1] for name in changed} == {"encoder"}
+    assert {block.name.split(".")[0] for block in done.blocks} == {"encoder"}
 
 
 def test_a_block_whose_held_out_residual_would_grow_is_not_changed():
