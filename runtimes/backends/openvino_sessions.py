@@ -23,6 +23,7 @@ from leanear.runtimes.speech.speech_cache import aligned_zeros
 # length takes 3 to 6 MB of them, and a second store of oneDNN's own, within OpenVINO, would keep as many again. With 16
 # an encoder whose heads are of unlike widths, in 8 bits, compiles again and again, and takes twice as long.
 COMPILED_KEPT = 128
+ROUNDED_TOGETHER = 32  # activations with one scale
 SECOND_STORE = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
 ELEMENT_TYPES = {"fp32": "f32", "bf16": "bf16", "int8": "f32", "int8-bf16": "bf16"}
 
@@ -32,8 +33,8 @@ def compile_graph(path: Path, options: SessionOptions, profiling: bool = False) 
 
     Left to itself OpenVINO computes in bf16 on a CPU that has it, so the precision is always given, and what the
     compiled model reports is compared with it. It pins its threads to cores, where a step waits for whoever else is on
-    one of them, and rounds what 8-bit weights are multiplied with, which was no faster where it was measured: neither
-    is let be. It arranges weights in memory of its own and keeps the file mapped.
+    one of them: that is not let be. What 8-bit weights are multiplied with is rounded, in small groups, in models of 8
+    bits: others' first of two stages is exact. It arranges weights in memory of its own and keeps the file mapped.
     """
     import openvino
     import openvino.properties as properties
@@ -47,7 +48,7 @@ def compile_graph(path: Path, options: SessionOptions, profiling: bool = False) 
         properties.inference_num_threads(): options.threads,
         properties.num_streams(): 1,
         hint.enable_cpu_pinning(): False,
-        hint.dynamic_quantization_group_size(): 0,
+        hint.dynamic_quantization_group_size(): ROUNDED_TOGETHER if options.precision.startswith("int8") else 0,
         properties.enable_profiling(): profiling,
         "CPU_RUNTIME_CACHE_CAPACITY": COMPILED_KEPT,
     }

@@ -202,9 +202,8 @@ def _compensate(work: Pruning, every_block: bool, slim: nn.Module, report: Repor
     dense = work.checkpoint.model
     with on_accelerator(slim, dense):
         return compensate_(
-            work.family, slim, dense, work.clips, work.judge.held_out.clips,
-            every_block=every_block, encoder_alone=work.recipe.sites == "encoder",
-            batch_size=work.clips_at_once or 16, report=report,
+            work.family, slim, dense, work.clips, work.judge.held_out.clips, every_block=every_block,
+            encoder_alone=work.recipe.sites == "encoder", batch_size=work.clips_at_once or 16, report=report,
         )  # fmt: skip
 
 

@@ -65,10 +65,6 @@ class Clips:
     def __getitem__(self, index: slice) -> Clips:
         return Clips(self.slim[index], self.dense[index], self.targets[index])
 
-    def are_at(self, family: Family, model: nn.Module, site: Site) -> bool:
-        """Whether passes begin at the block's layer or, of a decoder's block, behind the encoder's."""
-        return _layers_before(family, model, site) == (self.slim.layers if isinstance(self.slim, Begun) else 0)
-
     def up_to(
         self,
         family: Family,
@@ -79,20 +75,20 @@ class Clips:
     ) -> Clips:
         """Begun at the block's layer or, of a decoder's block, behind the encoder's, if that fits into memory.
 
-        least_tokens: of an encoder, the first batches that have so many are enough; more, as far as there is room.
+        least_tokens: of an encoder, the first clips that have so many are enough, and more as far as they have room.
         """
-        if self.are_at(family, models[0], pair[0]):
-            return self
         layers = _layers_before(family, models[0], pair[0])
-        of_one = _behind(family, models[0], self.slim[:1], layers, 1).given
-        batches = least_tokens / (of_one.shape[1] * batch_size) if pair[0].kind == "encoder" else math.inf
-        room = MOST_KEPT_BYTES // (2 * of_one.nbytes)
-        enough = self if math.isinf(batches) else self[: max(math.ceil(batches) * batch_size, room)]
-        if len(enough.targets) > room:
+        if layers == (self.slim.layers if isinstance(self.slim, Begun) else 0):
             return self
-        both = zip(models, (enough.slim, enough.dense), strict=True)
+        of_one = _behind(family, models[0], self.slim[:1], layers, 1).given
+        room = MOST_KEPT_BYTES // (2 * of_one.nbytes)
+        least = least_tokens / of_one.shape[1] if pair[0].kind == "encoder" else math.inf
+        kept = self[: max(math.ceil(min(least, len(self.targets))), room)]
+        if len(kept.targets) > room:
+            return kept
+        both = zip(models, (kept.slim, kept.dense), strict=True)
         slim, dense = (_behind(family, model, inputs, layers, batch_size) for model, inputs in both)
-        return Clips(slim, dense, enough.targets)
+        return Clips(slim, dense, kept.targets)
 
 
 def at_block(family: Family, model: nn.Module, site: Site, inputs: Inputs | Begun) -> tuple[torch.Tensor, torch.Tensor]:

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -36,8 +35,7 @@ from leanear.progress import Report, quiet
 from leanear.recover.block_passes import Clips, Pair, at_block, logits
 from leanear.runtimes.errors import BadInput
 
-# Of the clips to fit on, the first that have so many for every column of a context, and all that a pass begins close to.
-TOKENS_PER_COLUMN = 64
+TOKENS_PER_COLUMN = 64  # of contexts to fit on, where not all clips have room in memory as a layer finds them
 
 
 @dataclass(frozen=True)
@@ -122,8 +120,7 @@ def compensate_(
     Attention blocks are changed, and feed-forward blocks that became narrower. fitted: clips to fit on; held_out:
     others, which choose the ridges and refuse the changes that do not lower their KL(dense || slim); ridge: pulls
     towards the weights as they are, each above 0; every_block: feed-forward blocks of full width, too, make up for what
-    others lost; encoder_alone: a decoder stays as it is; batch_size: clips in memory together. Both models are on one
-    device.
+    others lost; encoder_alone: a decoder stays as it is; batch_size: clips in memory. Both models are on one device.
 
     Weights change nowhere else; both models keep their modes and requires_grad flags. When interrupted, the slim model
     keeps the weights that it came with.
@@ -199,12 +196,9 @@ def _in_order(family: Family, slim: nn.Module, pairs: Mapping[str, Pair], clip: 
 
 
 def _sums(family: Family, models: tuple[nn.Module, nn.Module], pair: Pair, clips: Clips, batch_size: int) -> BlockSums:
-    """A block's sums over as many clips as it takes, on the CPU; the models go through each clip up to that block."""
+    """A block's sums, on the CPU; the models go through each clip up to that block."""
     sums = BlockSums.empty(pair[0].output)
-    enough = math.inf if clips.are_at(family, models[0], pair[0]) else TOKENS_PER_COLUMN * len(sums.gram)
     for rows in torch.arange(len(clips.targets)).split(batch_size):
-        if sums.gram[-1, -1] >= enough:
-            break
         (of_slim, targets), (of_dense, _) = (
             trimmed(inputs[rows], clips.targets[rows]) for inputs in (clips.slim, clips.dense)
         )

@@ -72,6 +72,11 @@ def test_a_recipe_holds_what_its_file_says(tmp_path, text):
         assert f"{name} = " in recipe.given
 
 
+def test_a_recipe_may_begin_with_the_mark_that_editors_write(tmp_path):
+    (tmp_path / "recipe.toml").write_text(EVERY_KEY, encoding="utf-8-sig")
+    assert read_recipe(tmp_path / "recipe.toml") == read_recipe(written(tmp_path, EVERY_KEY))
+
+
 def test_the_texts_above_hold_every_key(tmp_path):
     first, second = tomllib.loads(EVERY_KEY), tomllib.loads(OF_THE_REFERENCE)
     assert set(first.pop("distillation")) == set(settings(Training))

@@ -272,18 +272,17 @@ def test_the_ridge_of_the_least_held_out_residual_is_taken(tiny_ast, inputs):
 
 @pytest.mark.parametrize("room", [0, 20, 1000])
 def test_where_a_pass_begins_far_away_the_first_clips_are_enough(tiny_ast, inputs, room, monkeypatch):
-    """As many whole batches as have twice as many tokens as a context has columns, or as many clips as there is room."""
+    """As many as have twenty tokens for each column of a context, or as have room."""
     tokens, columns = (tokens_at(halved(tiny_ast), inputs[:1], 0).context.shape[axis] for axis in (0, 1))
     of_one_clip = 2 * 4 * tokens * tiny_ast.config.hidden_size
-    monkeypatch.setattr("leanear.recover.compensation.TOKENS_PER_COLUMN", 2)
+    monkeypatch.setattr("leanear.recover.compensation.TOKENS_PER_COLUMN", 20)
     monkeypatch.setattr("leanear.recover.block_passes.MOST_KEPT_BYTES", room * of_one_clip)
-    batch = 7
-    enough = batch * math.ceil(2 * (columns + 1) / (batch * tokens))
+    enough = math.ceil(20 * (columns + 1) / tokens)
     assert enough < 20 < FITTED
     slim, pruned = halved(tiny_ast), halved(tiny_ast)
-    compensated(slim, tiny_ast, inputs, everything_helps(slim, tiny_ast), ridge=(1e-2,), batch_size=batch)
-    for index, clips in enumerate((FITTED, min(max(enough, room), FITTED))):
-        narrow, wide = (tokens_at(model, inputs[:clips], index) for model in (slim, tiny_ast))
+    compensated(slim, tiny_ast, inputs, everything_helps(slim, tiny_ast), ridge=(1e-2,), batch_size=7)
+    for index, taken in enumerate((FITTED, min(max(enough, room), FITTED))):
+        narrow, wide = (tokens_at(model, inputs[:taken], index) for model in (slim, tiny_ast))
         old_weight, _ = projection(pruned, index)
         assert_closed_form(slim, index, narrow.context, wanted_output(narrow, wide), old_weight, 1e-2)
 
