@@ -22,7 +22,7 @@ from leanear.export.onnx.static_eight_bit import add_static_products
 from leanear.runtimes.files import replaced_file
 
 KINDS = ("ordinary", "last")  # of attention
-EXPORTER = {"version": 2, "group_macs": GROUP_MACS, "vector_columns": VECTOR_COLUMNS}
+EXPORTER = {"version": 3, "group_macs": GROUP_MACS, "vector_columns": VECTOR_COLUMNS}
 """What changes when the exporter writes other blocks for the same widths: timings of other blocks are then stale.
 The version is raised by hand when the exporter changes what a block is made of."""
 EPSILON = 1e-12

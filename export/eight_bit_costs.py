@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from leanear.export.whisper.graph import export_whisper, observe_encoder, write_eight_bit_encoder
+from leanear.export.whisper.graph import export_whisper, observe_encoder
 from leanear.export.whisper.speech_parity import DIVERGENCE_BOUND
 from leanear.runtimes.artifact import Artifact, Golden, read_golden
 from leanear.runtimes.backends.onnx_sessions import OnnxSpeechSession
@@ -43,16 +43,21 @@ def tensor_costs(
     golden, form = read_golden(artifact), artifact.manifest.graphs["encoder"].form
     observed = observe_encoder(model, feature_extractor, form, waveforms)
     any_window = len(artifact_windows(artifact).lengths) > 1
+    entries: list[tuple[str, ...]] = _together(observed)
+    if artifact.manifest.graphs["decoder"].precision == "int8":
+        entries.append((DECODER,))
+    costs = {}
     with tempfile.TemporaryDirectory(prefix="leanear-costs-") as name:
-        plain = _plain_artifact(artifact, model, feature_extractor, form, any_window, Path(name))
-        costs, path = {}, Path(name) / "only" / "encoder.onnx"
-        for tensors in _together(observed):
-            alone = {each: observed[each] for each in tensors}
-            write_eight_bit_encoder(model, feature_extractor, path, form, alone, any_window)
-            costs[tensors] = _divergence(replace(plain, graphs={**plain.graphs, "encoder": path}), golden)
-        if artifact.manifest.graphs["decoder"].precision == "int8":
-            decoder = replace(artifact, graphs={**artifact.graphs, "encoder": plain.graphs["encoder"]})
-            costs[DECODER,] = _divergence(decoder, golden)
+        graphs = {role: Path(name, f"{role}.onnx") for role in ("encoder", "decoder")}
+        for entry in entries:
+            alone = {each: observed[each] for each in entry if each != DECODER}
+            exported = export_whisper(
+                model, feature_extractor, graphs["encoder"], graphs["decoder"], form, "int8", alone, any_window,
+                decoder_weights=DECODER in entry,
+            )  # fmt: skip
+            manifest = replace(artifact.speech, embedding=exported.embedding)
+            written = replace(artifact, folder=Path(name), graphs=graphs, manifest=manifest)
+            costs[entry] = _divergence(written, golden)
     return dict(sorted(costs.items(), key=lambda item: -item[1]))
 
 
@@ -83,18 +88,6 @@ def _together(observed: Collection[str]) -> list[tuple[str, ...]]:
         found = BETWEEN_TOKENS.fullmatch(name)
         entries.setdefault(f"{found[1]} between tokens" if found else name, []).append(name)
     return [tuple(names) for names in entries.values()]
-
-
-def _plain_artifact(
-    artifact: Artifact, model: Any, feature_extractor: Any, form: str, any_window: bool, folder: Path
-) -> Artifact:
-    """The same model in float32 in `folder`, as much of an artifact as a session needs."""
-    graphs = {"encoder": folder / "encoder.onnx", "decoder": folder / "decoder.onnx"}
-    exported = export_whisper(
-        model, feature_extractor, graphs["encoder"], graphs["decoder"], form, any_window=any_window
-    )
-    manifest = replace(artifact.speech, embedding=exported.embedding)
-    return replace(artifact, folder=folder, graphs=graphs, manifest=manifest)
 
 
 def _divergence(artifact: Artifact, golden: Golden) -> float:

@@ -161,7 +161,7 @@ def write_whisper_artifact(
         voice=write_voice_graph(folder, log_mel.sample_rate_hz),
         decoding=speech.decoding,
         embedding=exported.embedding,
-        cache=cache_sizes(model, form, 2 if exported.decoder.precision == "fp16" else 4),
+        cache=cache_sizes(model, form, 2 if exported.decoder.precision == "fp16" else 4, observed),
         golden=golden_facts(folder / GOLDEN_FILE, golden),
         parity=None,
         left_in_float32=tuple(sorted({*options.left_in_float32, *too_large})),

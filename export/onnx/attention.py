@@ -243,9 +243,15 @@ def _add_projections(
     )
 
 
-def add_query_weights(graph: Graph, attention: Attention, groups: Sequence[HeadGroup], name: str) -> tuple[str, str]:
-    """Query weight (D, H K) and bias (H K,) of every group's heads, the softmax scale in both."""
-    columns, scaling = sum(len(group.heads) * group.query_key_width for group in groups), np.float32(attention.scaling)
+def add_query_weights(
+    graph: Graph, attention: Attention, groups: Sequence[HeadGroup], name: str, units: np.ndarray | None = None
+) -> tuple[str, str]:
+    """Query weight (D, H K) and bias (H K,) of every group's heads, the softmax scale in both.
+
+    units: float32 (H K,), what the keys count in, if not in 1.
+    """
+    columns = sum(len(group.heads) * group.query_key_width for group in groups)
+    scaling = np.float32(attention.scaling) * (np.float32(1.0) if units is None else units)
     weight = graph.weight(
         f"{name}.query.weight",
         (attention.model_width, columns),
@@ -284,14 +290,25 @@ def _add_cut(graph: Graph, source: str, sizes: list[int], name: str) -> list[str
     return graph.split(source, sizes, 1, [f"{name}.group{number}" for number in range(len(sizes))])
 
 
-def add_output(graph: Graph, context: str, attention: Attention, groups: Sequence[HeadGroup], name: str) -> str:
-    """Output projection of the context, whose columns are the groups' heads one after the other: (T, D)."""
+def add_output(
+    graph: Graph,
+    context: str,
+    attention: Attention,
+    groups: Sequence[HeadGroup],
+    name: str,
+    units: np.ndarray | None = None,
+) -> str:
+    """Output projection of the context, whose columns are the groups' heads one after the other: (T, D).
+
+    units: float32 (columns,), what the context counts in, if not in 1.
+    """
     columns = sum(len(group.heads) * group.value_output_width for group in groups)
-    weight = graph.weight(
-        f"{name}.output.weight",
-        (columns, attention.model_width),
-        lambda: value_output_rows(attention.output_weight.T, attention, groups),
-    )
+
+    def rows() -> np.ndarray:
+        weight = value_output_rows(attention.output_weight.T, attention, groups)
+        return weight if units is None else weight * units[:, None]
+
+    weight = graph.weight(f"{name}.output.weight", (columns, attention.model_width), rows)
     return graph.node("Gemm", [context, weight, add_output_bias(graph, attention, name)], f"{name}.output")
 
 

@@ -12,30 +12,23 @@ that there is room for, T encoder positions, D model width, H heads, K per-head 
 width.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from onnx import TensorProto
 
 from leanear.export.onnx.attention import add_output, add_query_weights
 from leanear.export.onnx.graph import Graph
 from leanear.export.onnx.heads import Attention, HeadGroup, query_key_rows, read_attention, value_output_rows
 from leanear.export.onnx.layers import add_layernorm, array
-from leanear.export.whisper.encoder import POSITIONS, add_mlp, cache_group
+from leanear.export.onnx.observed import Observed
+from leanear.export.whisper.encoder import POSITIONS, Shape, Tensor, add_mlp, cache_group, cross_kinds
+from leanear.export.whisper.integer_attention import CrossUnits, add_attended, add_scores, cross_units
 from leanear.export.whisper.two_stage_vocabulary import TwoStages, add_two_stage_logits
 
-Shape = list[int | str]
 EMBEDDING = "decoder.embedding"
-
-
-@dataclass(frozen=True)
-class Tensor:
-    """An input or output of the graph: int64 positions, float32 all else."""
-
-    name: str
-    shape: Shape
-    is_integer: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,9 +48,10 @@ def add_decoder(
     any_window: bool = False,
     alignment_heads: Sequence[tuple[int, int]] = (),
     stages: TwoStages | None = None,
+    observed: Mapping[str, Observed] | None = None,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Add the whole decoder; its inputs and outputs are returned. any_window: T is as many as the window has; stages:
-    in which the logits are computed, None: all at once.
+    in which the logits are computed, None: all at once; observed: what the encoder gives in 8 bits.
 
     Inputs: `embedded` (R, N, D), the new tokens' rows of EMBEDDING; `positions` int64 (N,), where they stand; `bias`
     (N, C + N), added to all scores: 0 where a token may look, a large negative number where not; per layer `self_key.I`
@@ -71,15 +65,16 @@ def add_decoder(
     positions: int | str = POSITIONS if any_window else config.max_source_positions
     inputs = [
         Tensor("embedded", ["rows", "new", config.d_model]),
-        Tensor("positions", ["new"], is_integer=True),
+        Tensor("positions", ["new"], TensorProto.INT64),
         Tensor("bias", ["new", "room_and_new"]),
     ]
     outputs = [Tensor("logits", ["rows", config.vocab_size])]
     step = _add_step(graph, form)
     hidden = _add_embeddings(graph, model)
     for number, layer in enumerate(model.model.decoder.layers):
-        hidden = _add_layer(graph, hidden, layer, step, number, form)
-        cached, new = _keys_and_values(layer, number, form, positions)
+        units = cross_units(observed, form, f"decoder.layers.{number}.encoder_attn")
+        hidden = _add_layer(graph, hidden, layer, step, number, form, units)
+        cached, new = _keys_and_values(layer, number, form, positions, units)
         inputs, outputs = inputs + cached, outputs + new
     _add_logits(graph, hidden, model, step, stages, form)
     if alignment_heads:
@@ -96,7 +91,7 @@ def _add_step(graph: Graph, form: str) -> _Step:
     return _Step(shape, graph.node("Concat", [room, new], "decoder.parts", axis=0), windows, "bias")
 
 
-def _add_layer(graph: Graph, hidden: str, layer: Any, step: _Step, number: int, form: str) -> str:
+def _add_layer(graph: Graph, hidden: str, layer: Any, step: _Step, number: int, form: str, units: CrossUnits) -> str:
     """One layer: (R N, D) in and out."""
     name = f"decoder.layers.{number}"
     normed = add_layernorm(graph, hidden, layer.self_attn_layer_norm, f"{name}.self_attn_layer_norm")
@@ -105,21 +100,24 @@ def _add_layer(graph: Graph, hidden: str, layer: Any, step: _Step, number: int, 
     hidden = graph.node("Add", [attended, hidden], f"{name}.self_attn.residual")
     normed = add_layernorm(graph, hidden, layer.encoder_attn_layer_norm, f"{name}.encoder_attn_layer_norm")
     attention, group = read_attention(layer.encoder_attn), cache_group(layer.encoder_attn, form)
-    attended = _add_cross_attention(graph, normed, attention, group, step, number, form)
+    attended = _add_cross_attention(graph, normed, attention, group, step, number, form, units)
     hidden = graph.node("Add", [attended, hidden], f"{name}.encoder_attn.residual")
     return add_mlp(graph, hidden, layer, name)
 
 
-def _keys_and_values(layer: Any, number: int, form: str, positions: int | str) -> tuple[list[Tensor], list[Tensor]]:
+def _keys_and_values(
+    layer: Any, number: int, form: str, positions: int | str, units: CrossUnits
+) -> tuple[list[Tensor], list[Tensor]]:
     """A layer's inputs, of earlier tokens and of encoded windows, and its outputs, of the new tokens."""
     group, cross = cache_group(layer.self_attn, form), cache_group(layer.encoder_attn, form)
     heads, key, value = len(group.heads), group.query_key_width, group.value_output_width
     of_each: Shape = [] if form == "tensorrt" else ["windows"]
+    key_kind, value_kind = cross_kinds(units)
     cached = [
         Tensor(f"self_key.{number}", ["rows", heads, key, "room"]),
         Tensor(f"self_value.{number}", ["rows", heads, "room", value]),
-        Tensor(f"cross_key.{number}", [*of_each, len(cross.heads), cross.query_key_width, positions]),
-        Tensor(f"cross_value.{number}", [*of_each, len(cross.heads), positions, cross.value_output_width]),
+        Tensor(f"cross_key.{number}", [*of_each, len(cross.heads), cross.query_key_width, positions], key_kind),
+        Tensor(f"cross_value.{number}", [*of_each, len(cross.heads), positions, cross.value_output_width], value_kind),
     ]
     new = [
         Tensor(f"new_key.{number}", ["rows", heads, key, "new"]),
@@ -239,12 +237,19 @@ def _add_heads(graph: Graph, source: str, step: _Step, heads: int, width: int, o
 
 
 def _add_cross_attention(
-    graph: Graph, tokens: str, attention: Attention, group: HeadGroup, step: _Step, number: int, form: str
+    graph: Graph,
+    tokens: str,
+    attention: Attention,
+    group: HeadGroup,
+    step: _Step,
+    number: int,
+    form: str,
+    units: CrossUnits,
 ) -> str:
     """Attention over encoded windows, the tokens of a window's rows as one batch of queries: (R N, D) in and out."""
     name = f"decoder.layers.{number}.encoder_attn"
     heads, width, value_width = len(group.heads), group.query_key_width, group.value_output_width
-    query_weights = add_query_weights(graph, attention, [group], name)
+    query_weights = add_query_weights(graph, attention, [group], name, units.of_queries())
     query = graph.node("Gemm", [tokens, *query_weights], f"{name}.query")
     key, value = f"cross_key.{number}", f"cross_value.{number}"
     if form == "tensorrt":  # its engines are of one window, and it fuses what has four dimensions
@@ -259,15 +264,20 @@ def _add_cross_attention(
             graph.node("Concat", [step.windows, rest], shape, axis=0)
         query = graph.node("Reshape", [query, shape], f"{name}.query.split")
     query = graph.node("Transpose", [query], f"{name}.query.heads", perm=[0, 2, 1, 3])
-    scores = graph.node("MatMul", [query, key], f"{name}.scores")
-    if form == "openvino":
+    if units.keys is None:
+        scores = graph.node("MatMul", [query, key], f"{name}.scores")
+    else:
+        scores = add_scores(graph, query, key, name)
+    if units.values is not None:
+        attended = add_attended(graph, scores, value, name)
+    elif form == "openvino":
         attended = _add_divided_attention(graph, scores, value, name)
     else:
         weights = graph.node("Softmax", [scores], f"{name}.weights", axis=-1)
         attended = graph.node("MatMul", [weights, value], f"{name}.attended")
     joined = graph.node("Transpose", [attended], f"{name}.tokens", perm=[0, 2, 1, 3])
     context = graph.reshape(joined, (-1, heads * value_width), f"{name}.joined")
-    return add_output(graph, context, attention, [group], name)
+    return add_output(graph, context, attention, [group], name, units.of_attended())
 
 
 def _add_divided_attention(graph: Graph, scores: str, value: str, name: str) -> str:

@@ -5,10 +5,12 @@ width.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from onnx import TensorProto
 
 from leanear.export.onnx.attention import add_attention, add_output_bias, add_stacked_weights
 from leanear.export.onnx.frames import span
@@ -24,12 +26,29 @@ from leanear.export.onnx.heads import (
 )
 from leanear.export.onnx.layers import add_bias_alone, add_layernorm, add_linear, array
 from leanear.export.onnx.observed import Observed
+from leanear.export.whisper.integer_attention import CrossUnits, add_rounded, cross_units, in_units
 from leanear.export.whisper.log_mel import LogMel, add_log_mel
 
 MLP_COLUMNS = 1024  # of an encoder's MLP that are in memory at a time
 POSITIONS = "positions"  # an encoder's, where they are as many as the window has
 STATES = "encoder.layer_norm"  # what cross-attention's keys and values are products of
 FLAT_FORMS = ("onnxruntime", "openvino")  # whose products of integers have two dimensions
+Shape = list[int | str]
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """An input or output of a graph; kind: its ONNX element type."""
+
+    name: str
+    shape: Shape
+    kind: int = TensorProto.FLOAT
+
+
+def cross_kinds(units: CrossUnits) -> tuple[int, int]:
+    """The element types of a layer's keys and values of encoded windows."""
+    key, value = (TensorProto.FLOAT if each is None else TensorProto.INT8 for each in (units.keys, units.values))
+    return key, value
 
 
 def cache_group(module: Any, form: str) -> HeadGroup:
@@ -45,8 +64,8 @@ def add_encoder(
     form: str,
     observed: Mapping[str, Observed] | None = None,
     any_window: bool = False,
-) -> list[tuple[str, list[int | str]]]:
-    """Add everything from the waveform (1, samples) to the outputs, whose names and shapes are returned.
+) -> list[Tensor]:
+    """Add everything from the waveform (1, samples) to the outputs, which are returned.
 
     The outputs are, per decoder layer, `cross_key.N` (H, K, T) and `cross_value.N` (H, T, V): what a decoder step
     multiplies with, as it multiplies with it. any_window: the waveform is the window, of any number of positions up to
@@ -71,7 +90,7 @@ def add_encoder(
     # OpenVINO does not multiply a tensor of any length with one of more dimensions: all heads are one product then.
     flat = (any_window and form != "onnxruntime") or (observed is not None and form in FLAT_FORMS)
     return _add_cross_keys_and_values(
-        graph, states, model.model.decoder.layers, POSITIONS if any_window else positions, form, flat
+        graph, states, model.model.decoder.layers, POSITIONS if any_window else positions, form, flat, observed
     )
 
 
@@ -153,43 +172,55 @@ def _add_kernel(graph: Graph, neighbours: str, convolution: Any, name: str) -> s
 
 
 def _add_cross_keys_and_values(
-    graph: Graph, states: str, layers: Sequence[Any], positions: int | str, form: str, flat: bool
-) -> list[tuple[str, list[int | str]]]:
-    outputs: list[tuple[str, list[int | str]]] = []
+    graph: Graph,
+    states: str,
+    layers: Sequence[Any],
+    positions: int | str,
+    form: str,
+    flat: bool,
+    observed: Mapping[str, Observed] | None,
+) -> list[Tensor]:
+    outputs: list[Tensor] = []
     columns = "" if flat else graph.node("Transpose", [states], "encoder.columns", perm=[1, 0])
     for number, layer in enumerate(layers):
         attention, group = read_attention(layer.encoder_attn), cache_group(layer.encoder_attn, form)
         name = f"decoder.layers.{number}.encoder_attn"
+        units = cross_units(observed, form, name)
         if flat:
-            key, value = _add_flat_keys_and_values(graph, states, attention, group, number)
+            key, value = _add_flat_keys_and_values(graph, states, attention, group, number, units)
         else:
             key_weight, value_weight = add_stacked_weights(graph, attention, group, name)
             key = graph.node("MatMul", [key_weight, columns], f"cross_key.{number}")
             value = graph.node("MatMul", [states, value_weight], f"cross_value.{number}")
+        key_kind, value_kind = cross_kinds(units)
         outputs += [
-            (key, [len(group.heads), group.query_key_width, positions]),
-            (value, [len(group.heads), positions, group.value_output_width]),
+            Tensor(key, [len(group.heads), group.query_key_width, positions], key_kind),
+            Tensor(value, [len(group.heads), positions, group.value_output_width], value_kind),
         ]
     return outputs
 
 
 def _add_flat_keys_and_values(
-    graph: Graph, states: str, attention: Attention, group: HeadGroup, number: int
+    graph: Graph, states: str, attention: Attention, group: HeadGroup, number: int, units: CrossUnits
 ) -> tuple[str, str]:
-    """Keys (H, K, T) and values (H, T, V) by products of two dimensions."""
+    """Keys (H, K, T) and values (H, T, V) by products of two dimensions, as integers where they have units."""
     name, heads = f"decoder.layers.{number}.encoder_attn", len(group.heads)
+
+    def keys() -> np.ndarray:
+        return in_units(query_key_rows(attention.key_weight, attention, [group]).T, units.keys)
+
+    def values() -> np.ndarray:
+        return in_units(value_output_rows(attention.value_weight, attention, [group]).T, units.values)
+
     made = []
-    for part, width, order, rows in (
-        ("key", group.query_key_width, [1, 2, 0], lambda: query_key_rows(attention.key_weight, attention, [group]).T),
-        (
-            "value",
-            group.value_output_width,
-            [1, 0, 2],
-            lambda: value_output_rows(attention.value_weight, attention, [group]).T,
-        ),
+    for part, width, order, weight_of_part, has_units in (
+        ("key", group.query_key_width, [1, 2, 0], keys, units.keys is not None),
+        ("value", group.value_output_width, [1, 0, 2], values, units.values is not None),
     ):
-        weight = graph.weight(f"{name}.{part}.weight", (attention.model_width, heads * width), rows)
+        weight = graph.weight(f"{name}.{part}.weight", (attention.model_width, heads * width), weight_of_part)
         product = graph.node("MatMul", [states, weight], f"{name}.{part}")
+        if has_units:
+            product = add_rounded(graph, product)
         split = graph.reshape(product, (-1, heads, width), f"{name}.{part}.split")
         made.append(graph.node("Transpose", [split], f"cross_{part}.{number}", perm=order))
     return made[0], made[1]

@@ -16,8 +16,9 @@ from leanear.export.onnx.half_precision import add_half_precision, has_half_prec
 from leanear.export.onnx.heads import read_widths
 from leanear.export.onnx.observed import Observed, observe, tensors_to_observe
 from leanear.export.onnx.static_eight_bit import add_static_products
-from leanear.export.whisper.decoder import EMBEDDING, Tensor, add_decoder, first_special
-from leanear.export.whisper.encoder import add_encoder, cache_group
+from leanear.export.whisper.decoder import EMBEDDING, add_decoder, first_special
+from leanear.export.whisper.encoder import Tensor, add_encoder, cache_group
+from leanear.export.whisper.integer_attention import INTEGER_FORM, cross_units
 from leanear.export.whisper.log_mel import read_log_mel
 from leanear.export.whisper.two_stage_vocabulary import two_stages
 from leanear.runtimes.choose import check_half
@@ -59,6 +60,7 @@ def export_whisper(
     any_window: bool = False,
     alignment_heads: Sequence[tuple[int, int]] = (),
     too_large: Collection[str] = (),
+    decoder_weights: bool = True,
 ) -> ExportedWhisper:
     """Write a loaded Whisper (stock or slim) as two ONNX files: encoder with its front end, and decoder.
 
@@ -74,7 +76,7 @@ def export_whisper(
     decoder, whose steps take as long as it takes to read them; of form "tensorrt" all but the encoder's products with
     weights is in float16. alignment_heads: (layer, head) of the decoder, ascending, whose attention it gives as well,
     which that form does not. too_large: tensors of either graph that float16 does not hold
-    (`leanear.export.whisper_artifact`).
+    (`leanear.export.whisper_artifact`). decoder_weights: False leaves them in float32, whatever else is in 8 bits.
 
     Raises:
         BadInput: `form` or `precision` is unknown.
@@ -84,13 +86,15 @@ def export_whisper(
     encoder, decoder = Graph(), Graph()
     produced = add_encoder(encoder, "waveform", model, log_mel, form, observed, any_window)
     stages = two_stages(model.config.vocab_size, first_special(model), form, precision)
-    inputs, outputs = add_decoder(decoder, model, form, any_window, alignment_heads, stages)
+    inputs, outputs = add_decoder(decoder, model, form, any_window, alignment_heads, stages, observed)
     if observed is not None:
-        _add_eight_bits(encoder, decoder, observed, form)
+        add_static_products(encoder, observed, form, lambda name: name.startswith(KEPT))
+        if decoder_weights:
+            _add_eight_bit_weights(decoder, form)
     is_half = has_half_precision(precision, form)
     half: set[str] = set()
     if is_half:
-        half = {name for name, _ in produced}
+        half = {tensor.name for tensor in produced}
         add_half_precision(encoder, ["waveform"], half, half=half, too_large=too_large)
         half |= _add_half_decoder(decoder, inputs, outputs, half, too_large)
     _write_encoder(encoder, encoder_out, produced, half)
@@ -118,8 +122,7 @@ def _check_form(form: str, precision: str, is_observed: bool, any_window: bool, 
         raise BadInput("--word-timestamps: TensorRT's fused kernels give no attention, so the form 'tensorrt' has none")
 
 
-def _add_eight_bits(encoder: Graph, decoder: Graph, observed: Mapping[str, Observed], form: str) -> None:
-    add_static_products(encoder, observed, form, lambda name: name.startswith(KEPT))
+def _add_eight_bit_weights(decoder: Graph, form: str) -> None:
     if form == "onnxruntime":
         add_block_products(decoder)
     elif form != "tensorrt":
@@ -135,16 +138,16 @@ def _add_half_decoder(
 ) -> set[str]:
     """Products, keys and values of the decoder in float16; the names of its inputs and outputs that are."""
     cached = {tensor.name for tensor in (*inputs, *outputs) if tensor.name.startswith(CACHED)}
-    floats = [tensor.name for tensor in inputs if not tensor.is_integer]
+    floats = [tensor.name for tensor in inputs if tensor.kind == TensorProto.FLOAT]
     given, both = [tensor.name for tensor in outputs], {*half, *cached}
     add_half_precision(decoder, floats, given, half=both, kept_inputs=["bias"], too_large=too_large)
     return cached
 
 
-def _write_encoder(encoder: Graph, out: Path, produced: Sequence[tuple[str, Any]], half: Collection[str] = ()) -> None:
+def _write_encoder(encoder: Graph, out: Path, produced: Sequence[Tensor], half: Collection[str] = ()) -> None:
     """half: which of the produced keys and values are in float16."""
     inputs = [helper.make_tensor_value_info("waveform", TensorProto.FLOAT, [1, "samples"])]
-    outputs = [helper.make_tensor_value_info(name, _kind(name in half), shape) for name, shape in produced]
+    outputs = [_value_info(tensor, half) for tensor in produced]
     with replaced_file(Path(out)) as part:
         encoder.write(part, inputs, outputs, "whisper_encoder", _data_file(out))
 
@@ -158,16 +161,6 @@ def _exported(graph: Graph, out: Path, form: str, precision: str) -> ExportedGra
     return ExportedGraph(Path(out), form, OPSET, len(graph.nodes), precision, _data_file(out))
 
 
-def write_eight_bit_encoder(
-    model: Any, feature_extractor: Any, out: Path, form: str, observed: Mapping[str, Observed], any_window: bool = False
-) -> None:
-    """Write the encoder alone, the observed tensors' products in 8 bits and all else in float32."""
-    encoder = Graph()
-    produced = add_encoder(encoder, "waveform", model, read_log_mel(feature_extractor), form, observed, any_window)
-    add_static_products(encoder, observed, form, lambda name: name.startswith(KEPT))
-    _write_encoder(encoder, out, produced)
-
-
 def observe_encoder(
     model: Any, feature_extractor: Any, form: str, waveforms: Sequence[np.ndarray]
 ) -> dict[str, Observed]:
@@ -177,7 +170,8 @@ def observe_encoder(
     """
     graph = Graph()
     produced = add_encoder(graph, "waveform", model, read_log_mel(feature_extractor), form, observed={})
-    names = [name for name in tensors_to_observe(graph) if name.startswith("encoder.")]
+    looked_at = ("encoder.", "decoder.") if form == INTEGER_FORM else "encoder."
+    names = [name for name in tensors_to_observe(graph) if name.startswith(looked_at)]
     with tempfile.TemporaryDirectory(prefix="leanear-observe-") as folder:
         encoder = Path(folder, "encoder.onnx")
         _write_encoder(graph, encoder, produced)
@@ -193,24 +187,23 @@ def _place_of_embedding(model: Any, decoder: Graph, file: str, offsets: dict[str
     return place("int8", Blocks(blocks, length, offsets[f"{EMBEDDING}.scales"]))
 
 
-def _kind(is_half: bool) -> int:
-    return TensorProto.FLOAT16 if is_half else TensorProto.FLOAT
-
-
-def _value_info(tensor: Tensor, half: set[str]) -> Any:
-    kind = TensorProto.INT64 if tensor.is_integer else _kind(tensor.name in half)
+def _value_info(tensor: Tensor, half: Collection[str]) -> Any:
+    kind = TensorProto.FLOAT16 if tensor.name in half else tensor.kind
     return helper.make_tensor_value_info(tensor.name, kind, tensor.shape)
 
 
-def cache_sizes(model: Any, form: str = "portable", value_bytes: int = 4) -> Cache:
+def cache_sizes(
+    model: Any, form: str = "portable", value_bytes: int = 4, observed: Mapping[str, Observed] | None = None
+) -> Cache:
     """What the manifest says of keys and values: per decoder layer heads and widest width, and bytes.
 
-    value_bytes: of one key or value, 2 in float16; bytes_per_token, cross_bytes: of the widths that the model keeps;
-    padded_bytes_per_token, padded_cross_bytes: as the graphs of `form` hold them, where narrower heads are filled up.
+    value_bytes: of one key or value, 2 in float16; observed: what is in 8 bits, a byte each; bytes_per_token,
+    cross_bytes: of the widths that the model keeps; padded_bytes_per_token, padded_cross_bytes: as the graphs of `form`
+    hold them, where narrower heads are filled up.
     """
     positions, layers = model.config.max_source_positions, []
     kept, padded, cross_kept, cross_padded = 0, 0, 0, 0
-    for layer in model.model.decoder.layers:
+    for number, layer in enumerate(model.model.decoder.layers):
         (key, value), (cross_key, cross_value) = read_widths(layer.self_attn), read_widths(layer.encoder_attn)
         layers.append(
             CacheLayer(
@@ -220,13 +213,12 @@ def cache_sizes(model: Any, form: str = "portable", value_bytes: int = 4) -> Cac
                 (len(cross_value), positions, max(cross_value)),
             )
         )
-        kept += sum(key) + sum(value)
-        cross_kept += positions * (sum(cross_key) + sum(cross_value))
-        for block, times in ((layer.self_attn, 1), (layer.encoder_attn, positions)):
-            group = cache_group(block, form)
-            columns = times * len(group.heads) * (group.query_key_width + group.value_output_width)
-            if block is layer.self_attn:
-                padded += columns
-            else:
-                cross_padded += columns
-    return Cache(tuple(layers), *(value_bytes * columns for columns in (kept, cross_kept, padded, cross_padded)))
+        group, cross = cache_group(layer.self_attn, form), cache_group(layer.encoder_attn, form)
+        kept += value_bytes * (sum(key) + sum(value))
+        padded += value_bytes * len(group.heads) * (group.query_key_width + group.value_output_width)
+        units = cross_units(observed, form, f"decoder.layers.{number}.encoder_attn")
+        key_bytes, cross_bytes = (value_bytes if each is None else 1 for each in (units.keys, units.values))
+        cross_kept += positions * (key_bytes * sum(cross_key) + cross_bytes * sum(cross_value))
+        columns = key_bytes * cross.query_key_width + cross_bytes * cross.value_output_width
+        cross_padded += positions * len(cross.heads) * columns
+    return Cache(tuple(layers), kept, cross_kept, padded, cross_padded)

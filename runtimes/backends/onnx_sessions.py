@@ -18,6 +18,12 @@ from leanear.runtimes.speech.speech_cache import SpeechCache, aligned_zeros
 
 PROVIDER = "CPUExecutionProvider"
 LOG_SEVERITY_ERROR = 3
+TYPES: dict[str, type] = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(int64)": np.int64,
+    "tensor(int8)": np.int8,
+}
 
 
 def load_graph(
@@ -121,9 +127,10 @@ class OnnxSpeechSession(CpuSpeechSession):
         alignment = artifact.speech.alignment
         self._alignment_heads = 0 if alignment is None else len(alignment.heads)
         self._precision = options.precision
-        kept = np.float16 if self._encoder.get_outputs()[0].type == "tensor(float16)" else np.float32
-        outputs = {output.name: _sizes(output.shape) for output in self._encoder.get_outputs()}
-        super().__init__(artifact, outputs, {each.name: each.shape for each in self._decoder.get_inputs()}, kept)
+        given, taken = self._encoder.get_outputs(), self._decoder.get_inputs()
+        outputs = {output.name: _sizes(output.shape) for output in given}
+        kept = {each.name: TYPES[each.type] for each in (*given, *taken)}
+        super().__init__(artifact, outputs, {each.name: each.shape for each in taken}, kept)
 
     def _encode(self, samples: np.ndarray, number: int) -> None:
         binding = self._encoder.io_binding()

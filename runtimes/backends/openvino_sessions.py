@@ -137,9 +137,9 @@ class IntelSpeechSession(CpuSpeechSession):
         self._decoder = compile_graph(artifact.graphs["decoder"], options)
         self._encoder = compile_graph(artifact.graphs["encoder"], options)
         self._encoding, self._decoding = self._encoder.create_infer_request(), self._decoder.create_infer_request()
-        in_float16 = self._encoder.outputs[0].get_element_type().get_type_name() == "f16"
-        kept = np.float16 if in_float16 else np.float32
-        super().__init__(artifact, _shapes(self._encoder.outputs), _shapes(self._decoder.inputs), kept)
+        given, taken = self._encoder.outputs, self._decoder.inputs
+        kept = {port.any_name: port.get_element_type().to_dtype().type for port in (*given, *taken)}
+        super().__init__(artifact, _shapes(given), _shapes(taken), kept)
         self._folders = _mapped_folders(artifact.folder)
         self._met: set[tuple[int, ...]] = set()  # positions of a window; rows of a step, and whether of several tokens
         # A request holds no reference to the arrays that it was given.

@@ -28,12 +28,15 @@ def aligned_zeros(shape: Sequence[int], dtype: type = np.float32) -> np.ndarray:
 class CrossMemory:
     """The keys (W, H, K, T) and values (W, H, T, V) of W encoded windows, T being as many positions as each has.
 
-    shapes: of one window's by its name, None for T; positions: of the full window. Arrays of every size are the
-    beginning of the same memory, which is there once, for the most windows that there were.
+    shapes: of one window's by its name, None for T; positions: of the full window; kept: the type of each. Arrays of
+    every size are the beginning of the same memory, which is there once, for the most windows that there were.
     """
 
-    def __init__(self, shapes: Mapping[str, Sequence[int | None]], positions: int, kept: type = np.float32) -> None:
-        self._shapes, self._full, self._kept = {name: tuple(shape) for name, shape in shapes.items()}, positions, kept
+    def __init__(
+        self, shapes: Mapping[str, Sequence[int | None]], positions: int, kept: Mapping[str, type] | None = None
+    ) -> None:
+        self._shapes, self._full = {name: tuple(shape) for name, shape in shapes.items()}, positions
+        self._kept = dict.fromkeys(shapes, np.float32) if kept is None else kept
         self._memory: dict[str, np.ndarray] = {}
         self._most_windows = 0
         self.positions, self.windows = 0, 0
@@ -46,7 +49,7 @@ class CrossMemory:
         if windows > self._most_windows:
             self._most_windows = windows
             sizes = {name: windows * int(np.prod(self._shape(name, self._full))) for name in self._shapes}
-            self._memory = {name: aligned_zeros((size,), self._kept) for name, size in sizes.items()}
+            self._memory = {name: aligned_zeros((size,), self._kept[name]) for name, size in sizes.items()}
         if changed:
             self.positions, self.windows = positions, windows
             shapes = {name: (windows, *self._shape(name, positions)) for name in self._shapes}

@@ -186,7 +186,7 @@ def export_to_time(
         voice=None,
         decoding=whisper.decoding_settings(checkpoint),
         embedding=exported.embedding,
-        cache=cache_sizes(model, target.graph_form),
+        cache=cache_sizes(model, target.graph_form, observed=observed),
         golden=NO_GOLDEN,
         parity=None,
         left_in_float32=(),
