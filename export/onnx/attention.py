@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from leanear.export.onnx.eight_bit_weights import LARGEST
 from leanear.export.onnx.graph import CONTRIB_DOMAIN, Graph
 from leanear.export.onnx.heads import (
     VECTOR_COLUMNS,
@@ -29,9 +30,15 @@ from leanear.export.onnx.heads import (
     value_output_rows,
 )
 from leanear.export.onnx.observed import Observed
-from leanear.export.onnx.static_eight_bit import STEPS, add_integers, add_pair, signed_scale
+from leanear.export.onnx.static_eight_bit import (
+    HALF_LARGEST,
+    HALF_MIDDLE,
+    HALF_STEPS,
+    add_integers,
+    add_pair,
+    signed_scale,
+)
 
-MIDDLE = 128  # what stands for 0 in a query
 CACHED_BYTES = 4_000_000  # of scores that are made at a time
 ROW_STEP = 16
 
@@ -87,8 +94,8 @@ def _add_integers(
     signed: bool = True,
 ) -> tuple[str, list[str]]:
     """Integers of (T, H W) as heads in the given order of axes, and the names of their scale and zero."""
-    zero = np.int8(0) if signed else np.uint8(MIDDLE)
-    quantised = add_integers(graph, source, signed_scale(observed[source]), zero)
+    scale, zero = signed_scale(observed[source]), np.int8(0) if signed else np.uint8(HALF_MIDDLE)
+    quantised = add_integers(graph, source, scale if signed else scale * np.float32(LARGEST / HALF_LARGEST), zero)
     split = graph.reshape(quantised.integers, (1, token_count, heads, width), f"{source}.by_head")
     return graph.node("Transpose", [split], f"{source}.heads", perm=order), [quantised.step, quantised.zero]
 
@@ -104,7 +111,7 @@ def _add_weighted(
     """Means of values by attention weights (1, H, R, T), each row in units of its largest: (1, H, R, V)."""
     heads, rows, _ = shape
     last = graph.constant("number.1", np.array([1], np.int64))
-    step = graph.constant("weights.255th", np.array(1 / STEPS, np.float32))
+    step = graph.constant("weights.127th", np.array(1 / HALF_STEPS, np.float32))
     none = graph.constant("weights.zero", np.array(0, np.uint8))
     by_row = graph.node("Flatten", [weights], f"{name}.by_row", axis=3)  # (H R, T)
     largest = graph.node("ReduceMax", [by_row, last], f"{name}.largest", keepdims=0)

@@ -1,7 +1,9 @@
 """Products with weights in 8 bits, in ranges fixed beforehand.
 
 A weight has a scale per column, what it is multiplied with one scale and one zero, fixed beforehand from what was
-observed on real clips.
+observed on real clips. x86 processors without VNNI add the products of two neighbours, unsigned times signed, in 16
+bits, where 255 × (127 + 127) has no place and is cut off without a word. So no two neighbours of a weight's column are
+together above 128, and what is multiplied with numbers that are not known beforehand is below 128 itself.
 Norms, softmax, residuals, the front end and the classifier stay in float32.
 
 Layer norms before such products are without scale and shift, which the weights behind take over: x -> norm(x) s + t,
@@ -25,6 +27,8 @@ from leanear.export.onnx.observed import Observed
 
 SMALLEST_SCALE = 1e-3  # of the largest one: a channel below it hardly counts, and its range says nothing
 STEPS = 255  # from the smallest to the largest unsigned integer of 8 bits
+HALF_STEPS = 127  # the same where any two signed integers of 8 bits, multiplied with two such, stay within 16 bits
+HALF_MIDDLE, HALF_LARGEST = 64, 63  # what stands for 0 there, and the largest magnitude around it
 
 
 def add_plain_norms(
@@ -172,7 +176,7 @@ def _dequantised(graph: Graph, tensor: QuantisedTensor) -> str:
 
 
 def _add_integer_product(graph: Graph, node: onnx.NodeProto, weight: Weight, source: QuantisedTensor) -> None:
-    right = _add_weight_integers(graph, node, weight)
+    right = _add_weight_integers(graph, node, weight, source)
     inputs = [source.integers, source.step, source.zero, *right]
     added, result = node.input[2] if len(node.input) > 2 else "", node.output[0]
     name = result
@@ -186,7 +190,7 @@ def _add_integer_product(graph: Graph, node: onnx.NodeProto, weight: Weight, sou
 
 
 def _add_dequantised_product(graph: Graph, node: onnx.NodeProto, weight: Weight, source: QuantisedTensor) -> None:
-    right = _add_weight_integers(graph, node, weight)
+    right = _add_weight_integers(graph, node, weight, source)
     inputs = [_dequantised(graph, source), graph.node("DequantizeLinear", right, weight.name, axis=1)]
     if len(node.input) > 2:
         bias = node.input[2]
@@ -200,23 +204,28 @@ def _matrix(node: onnx.NodeProto, weight: Weight) -> np.ndarray:
     return weight.make().T if is_transposed(node) else weight.make()
 
 
-def _add_weight_integers(graph: Graph, node: onnx.NodeProto, weight: Weight) -> list[str]:
+def _add_weight_integers(graph: Graph, node: onnx.NodeProto, weight: Weight, source: QuantisedTensor) -> list[str]:
     """Names of a weight's integers (rows, columns), of their steps and of their zeros (columns,)."""
     shape = weight.shape[::-1] if is_transposed(node) else weight.shape
     columns, name = shape[1], weight.name
     graph.weights.pop(name, None)
+
+    def integers() -> np.ndarray:
+        return column_integers(_matrix(node, weight), not source.is_signed)
+
+    def steps() -> np.ndarray:
+        return column_scales(_matrix(node, weight), not source.is_signed)
+
     return [
-        graph.add(Weight(f"{name}.integers", shape, np.dtype(np.int8), lambda: column_integers(_matrix(node, weight)))),
-        graph.add(
-            Weight(f"{name}.steps", (columns,), np.dtype(np.float32), lambda: column_scales(_matrix(node, weight)))
-        ),
+        graph.add(Weight(f"{name}.integers", shape, np.dtype(np.int8), integers)),
+        graph.add(Weight(f"{name}.steps", (columns,), np.dtype(np.float32), steps)),
         graph.add(Weight(f"{name}.zeros", (columns,), np.dtype(np.int8), lambda: np.zeros(columns, np.int8))),
     ]
 
 
 def _bias_units(node: onnx.NodeProto, weight: Weight, source: QuantisedTensor) -> np.ndarray:
     """The product's own units, column by column, which its bias is counted in and added in."""
-    return (source.scale * column_scales(_matrix(node, weight))).astype(np.float32)
+    return (source.scale * column_scales(_matrix(node, weight), not source.is_signed)).astype(np.float32)
 
 
 def _add_bias_integers(graph: Graph, node: onnx.NodeProto, weight: Weight, source: QuantisedTensor) -> str:
@@ -241,12 +250,18 @@ def _add_dequantised_bias(graph: Graph, node: onnx.NodeProto, weight: Weight, so
     graph.node("DequantizeLinear", inputs, name, axis=0)
 
 
-def column_scales(matrix: np.ndarray) -> np.ndarray:
-    """What a column's integers are multiplied with, float32 (columns,)."""
-    largest = np.abs(matrix).max(axis=0).astype(np.float32)
+def column_scales(matrix: np.ndarray, in_pairs: bool = True) -> np.ndarray:
+    """What a column's integers are multiplied with, float32 (columns,); in_pairs: rows 0 and 1, 2 and 3, ... as well.
+
+    Two numbers of unlike signs are no danger, and their sum is below the larger one.
+    """
+    largest = np.abs(matrix).max(axis=0)
+    if in_pairs and len(matrix) > 1:
+        even, odd = matrix[0::2], matrix[1::2]
+        largest = np.maximum(largest, np.abs(even[: len(odd)] + odd).max(axis=0))
     return np.where(largest > 0, largest, 1.0).astype(np.float32) / np.float32(LARGEST)
 
 
-def column_integers(matrix: np.ndarray) -> np.ndarray:
+def column_integers(matrix: np.ndarray, in_pairs: bool = True) -> np.ndarray:
     """The matrix in units of its columns' scales: int8 (rows, columns)."""
-    return np.rint(matrix / column_scales(matrix)).astype(np.int8)
+    return np.rint(matrix / column_scales(matrix, in_pairs)).astype(np.int8)

@@ -19,10 +19,9 @@ from onnx import TensorProto
 from leanear.export.onnx.eight_bit_weights import LARGEST
 from leanear.export.onnx.graph import Graph
 from leanear.export.onnx.observed import Observed
-from leanear.export.onnx.static_eight_bit import STEPS
+from leanear.export.onnx.static_eight_bit import HALF_LARGEST, HALF_MIDDLE, HALF_STEPS
 
 INTEGER_FORM = "onnxruntime"
-MIDDLE = 128  # what stands for 0 in a query
 
 
 @dataclass(frozen=True)
@@ -34,11 +33,11 @@ class CrossUnits:
 
     def of_queries(self) -> np.ndarray | None:
         """What queries' weights are multiplied with, column by column."""
-        return None if self.keys is None else self.keys / np.float32(LARGEST)
+        return None if self.keys is None else self.keys / np.float32(HALF_LARGEST)
 
     def of_attended(self) -> np.ndarray | None:
         """What weights behind the attended values are multiplied with, row by row."""
-        return None if self.values is None else self.values / np.float32(STEPS)
+        return None if self.values is None else self.values / np.float32(HALF_STEPS)
 
 
 def cross_units(observed: Mapping[str, Observed] | None, form: str, name: str) -> CrossUnits:
@@ -73,19 +72,19 @@ def add_scores(graph: Graph, query: str, key: str, name: str) -> str:
     size = graph.node("Abs", [query], f"{name}.query.size")
     largest = graph.node("ReduceMax", [size, _axis(graph)], f"{name}.query.largest")
     share = graph.node("Div", [query, largest], f"{name}.query.share")
-    step = graph.constant("query.127th", np.array(1 / LARGEST, np.float32))
-    middle = graph.constant("query.middle", np.array(MIDDLE, np.uint8))
+    step = graph.constant("query.63rd", np.array(1 / HALF_LARGEST, np.float32))
+    middle = graph.constant("query.middle", np.array(HALF_MIDDLE, np.uint8))
     integers = graph.node("QuantizeLinear", [share, step, middle], f"{name}.query.integers")
     product = _product(graph, [integers, key, middle], f"{name}.scores.integers")
     return graph.node("Mul", [product, largest], f"{name}.scores")
 
 
 def add_attended(graph: Graph, scores: str, value: str, name: str) -> str:
-    """Means (W, H, R N / W, V) of values (W, H, T, V) by the softmax of scores (W, H, R N / W, T), 255 times."""
+    """Means (W, H, R N / W, V) of values (W, H, T, V) by the softmax of scores (W, H, R N / W, T), 127 times."""
     weights = graph.node("Softmax", [scores], f"{name}.weights", axis=-1)
     largest = graph.node("ReduceMax", [weights, _axis(graph)], f"{name}.weights.largest")
     share = graph.node("Div", [weights, largest], f"{name}.weights.share")
-    step = graph.constant("weights.255th", np.array(1 / STEPS, np.float32))
+    step = graph.constant("weights.127th", np.array(1 / HALF_STEPS, np.float32))
     none = graph.constant("weights.zero", np.array(0, np.uint8))
     integers = graph.node("QuantizeLinear", [share, step, none], f"{name}.weights.integers")
     product = _product(graph, [integers, value], f"{name}.attended.integers")

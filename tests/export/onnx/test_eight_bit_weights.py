@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -77,10 +78,25 @@ def _export(folder: Path, model: torch.nn.Module, precision: str = "int8", form:
 def test_columns_are_within_half_a_step_of_what_they_stand_for() -> None:
     matrix = np.random.default_rng(0).standard_normal((50, 7)).astype(np.float32)
     matrix[:, 2] = 0.0
-    integers, scales = column_integers(matrix), column_scales(matrix)
+    integers, scales = column_integers(matrix, in_pairs=False), column_scales(matrix, in_pairs=False)
     assert integers.dtype == np.int8
     assert np.abs(integers).max(axis=0).tolist() == [127, 127, 0, 127, 127, 127, 127]
     assert (np.abs(integers * scales - matrix) <= scales / 2 + 1e-7).all()
+
+
+@pytest.mark.parametrize("rows", [1, 2, 49, 50])
+def test_two_neighbours_products_with_any_unsigned_integers_stay_within_16_bits(rows: int) -> None:
+    matrix = np.random.default_rng(rows).standard_normal((rows, 64)).astype(np.float32)
+    matrix[:, 3] = np.abs(matrix[:, 3])
+    matrix[:, 4] = 0.01
+    integers, scales = column_integers(matrix), column_scales(matrix)
+    assert (np.abs(integers * scales - matrix) <= scales / 2 + 1e-7).all()
+    for first, second in zip(integers[0::2].astype(int), integers[1::2].astype(int), strict=False):
+        for left, right in itertools.product((0, 1, 128, 254, 255), repeat=2):
+            assert np.abs(left * first + right * second).max() < 2**15
+    assert (scales <= 2 * column_scales(matrix, in_pairs=False) + 1e-9).all()
+    # where all numbers are of a size, two integers are 127 together
+    assert integers[0, 4] in ((63, 64) if rows > 1 else (127,))
 
 
 @pytest.mark.parametrize(

@@ -106,7 +106,7 @@ def test_eight_bits_look_nearly_there(form, tmp_path):
     session = choose_runtime(RUNTIMES[form]).load(artifact, SessionOptions(threads=1, precision="int8"))
     session.encode(clips[0])
     moved = 0.5 * np.abs(softmax(session.alignment_scores(TOKENS)) - in_torch("stock", clips[0])).sum(axis=-1).mean()
-    assert 0 < moved < 0.2
+    assert 0 < moved < 0.25
     session.close()
 
 

@@ -49,13 +49,13 @@ def test_is_softmax_attention_within_a_rounding(tmp_path: Path) -> None:
         np.float32(np.abs(keys).max() / 127), np.float32(np.abs(values).max() / 127),
     )  # fmt: skip
     integers = [np.rint(keys / key_unit).astype(np.int8), np.rint(values / value_unit).astype(np.int8)]
-    scores, attended = _attended(tmp_path, query * key_unit / 127, *integers)
+    scores, attended = _attended(tmp_path, query * key_unit / 63, *integers)
 
     exact = query.astype(np.float64) @ keys
     assert scores == pytest.approx(exact, abs=0.02 * np.abs(exact).max())
     small = np.delete(exact, 1, axis=1)
     assert np.delete(scores, 1, axis=1) == pytest.approx(small, abs=0.02 * np.abs(small).max())
-    assert attended * value_unit / 255 == pytest.approx(_softmax(scores) @ values, abs=0.02)
+    assert attended * value_unit / 127 == pytest.approx(_softmax(scores) @ values, abs=0.02)
 
 
 def test_integers_are_multiplied_as_by_hand(tmp_path: Path) -> None:
@@ -66,11 +66,11 @@ def test_integers_are_multiplied_as_by_hand(tmp_path: Path) -> None:
     scores, attended = _attended(tmp_path, query / 1000, key, value)
 
     largest = np.abs(query / 1000).max()
-    rounded = np.rint(query / 1000 / largest * 127).astype(np.int64)
+    rounded = np.rint(query / 1000 / largest * 63).astype(np.int64)
     by_hand = (rounded @ key.astype(np.int64)) * largest
     assert scores == pytest.approx(by_hand, rel=1e-5, abs=1e-5)
     weights = _softmax(by_hand.astype(np.float64))
-    counted = np.rint(weights / weights.max() * 255).astype(np.int64)
+    counted = np.rint(weights / weights.max() * 127).astype(np.int64)
     assert attended == pytest.approx((counted @ value.astype(np.int64)) * weights.max(), rel=0.01, abs=2.0)
 
 
@@ -79,7 +79,7 @@ def test_a_query_of_zeros_takes_the_mean(tmp_path: Path) -> None:
     value = np.random.default_rng(2).integers(-127, 128, (1, 1, POSITIONS, VALUE_WIDTH)).astype(np.int8)
     scores, attended = _attended(tmp_path, np.zeros((1, 1, 1, KEY_WIDTH), np.float32), key, value)
     assert not scores.any()
-    assert attended[0, 0, 0] == pytest.approx(255 * value[0, 0].mean(axis=0), rel=1e-4, abs=1e-3)
+    assert attended[0, 0, 0] == pytest.approx(127 * value[0, 0].mean(axis=0), rel=1e-4, abs=1e-3)
 
 
 def test_units_hold_what_was_observed_and_columns_of_zeros() -> None:
