@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 TOPS = ("toolchain", "calibration", "export", "runtimes", "benchmarks")
 APART = {"studies", "peers"}
 MOST_FILES, MOST_LINES, MOST_FUNCTION_LINES = 20, 400, 60  # in a folder, in a file, in a function
-MOST_LINES_IN_ALL = 45_389
+MOST_LINES_IN_ALL = 45_373
 # What may pass a limit, by the name that the check gives it, and why. An entry that is not needed is an error.
 EXCEPTIONS: dict[str, str] = {}
 

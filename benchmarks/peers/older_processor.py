@@ -24,7 +24,7 @@ def main(command: list[str]) -> int:
     """Run the command; its exit status."""
     if not command or command[0].startswith("-"):
         print(__doc__.strip())
-        return 2 if not command else 0
+        return 0 if command and command[0] in ("-h", "--help") else 2
     with tempfile.TemporaryDirectory(prefix="leanear-older-") as folder:
         library = Path(folder, "older_processor.so")
         try:
@@ -34,6 +34,11 @@ def main(command: list[str]) -> int:
         except FileNotFoundError as error:
             print(f"older_processor: {error.filename}: not found", file=sys.stderr)
             return 2
+        except subprocess.CalledProcessError:
+            print(f"older_processor: {SOURCE.name} cannot be compiled here", file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            return 130
     if status == CANNOT:
         print("older_processor: CPUID cannot be answered for a process here", file=sys.stderr)
     return status

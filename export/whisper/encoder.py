@@ -26,7 +26,8 @@ from leanear.export.onnx.heads import (
 )
 from leanear.export.onnx.layers import add_bias_alone, add_layernorm, add_linear, array
 from leanear.export.onnx.observed import Observed
-from leanear.export.whisper.integer_attention import CrossUnits, add_rounded, cross_units, in_units
+from leanear.export.onnx.static_eight_bit import add_integers
+from leanear.export.whisper.integer_attention import CrossUnits, cross_units, in_units
 from leanear.export.whisper.log_mel import LogMel, add_log_mel
 
 MLP_COLUMNS = 1024  # of an encoder's MLP that are in memory at a time
@@ -213,14 +214,14 @@ def _add_flat_keys_and_values(
         return in_units(value_output_rows(attention.value_weight, attention, [group]).T, units.values)
 
     made = []
-    for part, width, order, weight_of_part, has_units in (
-        ("key", group.query_key_width, [1, 2, 0], keys, units.keys is not None),
-        ("value", group.value_output_width, [1, 0, 2], values, units.values is not None),
+    for part, width, order, weight_of_part, of_part in (
+        ("key", group.query_key_width, [1, 2, 0], keys, units.keys),
+        ("value", group.value_output_width, [1, 0, 2], values, units.values),
     ):
         weight = graph.weight(f"{name}.{part}.weight", (attention.model_width, heads * width), weight_of_part)
         product = graph.node("MatMul", [states, weight], f"{name}.{part}")
-        if has_units:
-            product = add_rounded(graph, product)
+        if of_part is not None:
+            product = add_integers(graph, product, np.float32(1.0), np.int8(0)).integers
         split = graph.reshape(product, (-1, heads, width), f"{name}.{part}.split")
         made.append(graph.node("Transpose", [split], f"cross_{part}.{number}", perm=order))
     return made[0], made[1]

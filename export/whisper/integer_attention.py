@@ -16,10 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import TensorProto
 
-from leanear.export.onnx.eight_bit_weights import LARGEST
 from leanear.export.onnx.graph import Graph
 from leanear.export.onnx.observed import Observed
-from leanear.export.onnx.static_eight_bit import HALF_LARGEST, HALF_MIDDLE, HALF_STEPS
+from leanear.export.onnx.static_eight_bit import HALF_LARGEST, HALF_MIDDLE, HALF_STEPS, add_integers, column_scales
 
 INTEGER_FORM = "onnxruntime"
 
@@ -45,23 +44,14 @@ def cross_units(observed: Mapping[str, Observed] | None, form: str, name: str) -
     if observed is None or form != INTEGER_FORM:
         return CrossUnits()
     found = [observed.get(f"{name}.{part}") for part in ("key", "value")]
-    return CrossUnits(*(None if seen is None else _units(seen) for seen in found))
-
-
-def _units(seen: Observed) -> np.ndarray:
-    largest = np.maximum(np.abs(seen.lows), np.abs(seen.highs)).astype(np.float32)
-    return np.where(largest > 0, largest, np.float32(1.0)) / np.float32(LARGEST)
+    # of two rows, the lowest and the highest
+    ends = [None if seen is None else np.stack([seen.lows, seen.highs]) for seen in found]
+    return CrossUnits(*(None if each is None else column_scales(each, in_pairs=False) for each in ends))
 
 
 def in_units(weight: np.ndarray, units: np.ndarray | None) -> np.ndarray:
     """A weight (D, columns) whose products count in their columns' units, where they have any."""
     return weight if units is None else weight / units
-
-
-def add_rounded(graph: Graph, source: str) -> str:
-    """Signed integers of (T, columns) whose columns count in their units already."""
-    one, zero = graph.constant("unit", np.array(1.0, np.float32)), graph.constant("unit.zero", np.array(0, np.int8))
-    return graph.node("QuantizeLinear", [source, one, zero], f"{source}.integers")
 
 
 def add_scores(graph: Graph, query: str, key: str, name: str) -> str:
@@ -72,10 +62,8 @@ def add_scores(graph: Graph, query: str, key: str, name: str) -> str:
     size = graph.node("Abs", [query], f"{name}.query.size")
     largest = graph.node("ReduceMax", [size, _axis(graph)], f"{name}.query.largest")
     share = graph.node("Div", [query, largest], f"{name}.query.share")
-    step = graph.constant("query.63rd", np.array(1 / HALF_LARGEST, np.float32))
-    middle = graph.constant("query.middle", np.array(HALF_MIDDLE, np.uint8))
-    integers = graph.node("QuantizeLinear", [share, step, middle], f"{name}.query.integers")
-    product = _product(graph, [integers, key, middle], f"{name}.scores.integers")
+    rounded = add_integers(graph, share, np.float32(1 / HALF_LARGEST), np.uint8(HALF_MIDDLE))
+    product = _product(graph, [rounded.integers, key, rounded.zero], f"{name}.scores.integers")
     return graph.node("Mul", [product, largest], f"{name}.scores")
 
 
@@ -84,10 +72,8 @@ def add_attended(graph: Graph, scores: str, value: str, name: str) -> str:
     weights = graph.node("Softmax", [scores], f"{name}.weights", axis=-1)
     largest = graph.node("ReduceMax", [weights, _axis(graph)], f"{name}.weights.largest")
     share = graph.node("Div", [weights, largest], f"{name}.weights.share")
-    step = graph.constant("weights.127th", np.array(1 / HALF_STEPS, np.float32))
-    none = graph.constant("weights.zero", np.array(0, np.uint8))
-    integers = graph.node("QuantizeLinear", [share, step, none], f"{name}.weights.integers")
-    product = _product(graph, [integers, value], f"{name}.attended.integers")
+    rounded = add_integers(graph, share, np.float32(1 / HALF_STEPS), np.uint8(0))
+    product = _product(graph, [rounded.integers, value], f"{name}.attended.integers")
     return graph.node("Mul", [product, largest], f"{name}.attended")
 
 

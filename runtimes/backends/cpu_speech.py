@@ -20,8 +20,8 @@ WINDOWS_RANK = 4  # of a decoder's keys and values of encoded windows, where its
 class CpuSpeechSession(SpeechSession):
     """A session whose encoder writes a window's keys and values where the decoder reads them.
 
-    outputs: shapes of the encoder's; inputs: of the decoder's, None where a size is not fixed; kept: the types of both,
-    None: all of float32. `_bound` is what was made for where they all are, None once they have moved.
+    outputs: shapes of the encoder's; inputs: of the decoder's, None where a size is not fixed; kept: the types of both.
+    `_bound` is what was made for where they all are, None once they have moved.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class CpuSpeechSession(SpeechSession):
         artifact: Artifact,
         outputs: Mapping[str, Sequence[int | None]],
         inputs: Mapping[str, Sequence[Any]],
-        kept: Mapping[str, type] | None = None,
+        kept: Mapping[str, type],
     ) -> None:
         self._checked = WaveformInput(artifact)
         self._vocabulary = artifact.speech.output.shape[1]
@@ -42,7 +42,7 @@ class CpuSpeechSession(SpeechSession):
             {name: (shape[1], shape[2]) for name, shape in inputs.items() if name.startswith("self_key.")},
             {name: (shape[1], shape[3]) for name, shape in inputs.items() if name.startswith("self_value.")},
             self._positions,
-            np.float32 if kept is None else kept["self_key.0"],
+            kept["self_key.0"],
         )
         self._embedding = Embedding(artifact)
         self._encoded = False

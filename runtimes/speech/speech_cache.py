@@ -32,11 +32,8 @@ class CrossMemory:
     every size are the beginning of the same memory, which is there once, for the most windows that there were.
     """
 
-    def __init__(
-        self, shapes: Mapping[str, Sequence[int | None]], positions: int, kept: Mapping[str, type] | None = None
-    ) -> None:
-        self._shapes, self._full = {name: tuple(shape) for name, shape in shapes.items()}, positions
-        self._kept = dict.fromkeys(shapes, np.float32) if kept is None else kept
+    def __init__(self, shapes: Mapping[str, Sequence[int | None]], positions: int, kept: Mapping[str, type]) -> None:
+        self._shapes, self._full, self._kept = {name: tuple(shape) for name, shape in shapes.items()}, positions, kept
         self._memory: dict[str, np.ndarray] = {}
         self._most_windows = 0
         self.positions, self.windows = 0, 0
